@@ -1,0 +1,7 @@
+//! Remora: what the kernel sees of a host's traffic, turned into a service map, golden signals and traces.
+//!
+//! The modules in the order of the data; `docs/architecture.md` draws the arrows and `tests/architecture.rs` holds them.
+
+pub mod connection;
+pub mod model;
+pub mod protocols;

@@ -1,0 +1,250 @@
+//! The words everyone speaks: connections, endpoints, processes, protocols and exchanges.
+//! Knows nothing of where they come from or where they go.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+/// Names a connection (more exactly: one watched socket of it) for the life of the agent.
+///
+/// The low byte is a hash of both ports that is the same seen from either end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    /// Which of `workers` owns this connection; both sockets of a same-host connection have the same owner.
+    pub fn worker(self, workers: usize) -> usize {
+        (self.0 & 0xff) as usize % workers.max(1)
+    }
+
+    /// The low byte of an id: equal for both ends of a connection.
+    pub fn port_hash(local_port: u16, remote_port: u16) -> u8 {
+        let mixed = local_port ^ remote_port;
+        (mixed ^ (mixed >> 8)) as u8
+    }
+}
+
+/// Which way bytes went, seen from the watched socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    Sent,
+    Received,
+}
+
+/// Which way bytes went, seen from the conversation: requests flow from client to server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flow {
+    Request,
+    Response,
+}
+
+impl Flow {
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    pub fn opposite(self) -> Self {
+        match self {
+            Flow::Request => Flow::Response,
+            Flow::Response => Flow::Request,
+        }
+    }
+}
+
+/// What the watched socket is in its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Unknown,
+    Client,
+    Server,
+}
+
+impl Role {
+    /// The flow of bytes that moved in `direction`; `None` while the role is unknown.
+    pub fn flow(self, direction: Direction) -> Option<Flow> {
+        match (self, direction) {
+            (Role::Client, Direction::Sent) | (Role::Server, Direction::Received) => Some(Flow::Request),
+            (Role::Client, Direction::Received) | (Role::Server, Direction::Sent) => Some(Flow::Response),
+            (Role::Unknown, _) => None,
+        }
+    }
+}
+
+/// Application protocols, named as in the JSON output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Http,
+    Postgresql,
+    /// Encrypted: only bytes and connection metrics are known.
+    Tls,
+    /// Nothing that a parser claims.
+    Unknown,
+}
+
+impl Protocol {
+    pub const ALL: [Protocol; 4] = [Protocol::Http, Protocol::Postgresql, Protocol::Tls, Protocol::Unknown];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Http => "http",
+            Protocol::Postgresql => "postgresql",
+            Protocol::Tls => "tls",
+            Protocol::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Serialize for Protocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// What an exchange must be read with care for; a set of bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// The connection is older than the agent.
+    pub const ADOPTED: Flags = Flags(1);
+    /// A part of the request or response that belongs in the exchange was not captured.
+    pub const TRUNCATED: Flags = Flags(2);
+    /// The connection ended, or the protocol moved on, before a response was seen.
+    pub const UNANSWERED: Flags = Flags(4);
+    /// Bytes were missed while the exchange was under way.
+    pub const GAP: Flags = Flags(8);
+
+    const NAMES: [(Flags, &'static str); 4] =
+        [(Flags::ADOPTED, "adopted"), (Flags::TRUNCATED, "truncated"), (Flags::UNANSWERED, "unanswered"), (Flags::GAP, "gap")];
+
+    pub fn contains(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    pub fn insert(&mut self, other: Flags) {
+        self.0 |= other.0;
+    }
+
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
+    }
+}
+
+impl std::ops::BitOr for Flags {
+    type Output = Flags;
+
+    fn bitor(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+}
+
+/// The value of an exchange's attribute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    Text(&'a str),
+    Int(i64),
+    Bool(bool),
+}
+
+/// One request and its answer as a parser understood them; borrowed from the parser for the length of a call.
+///
+/// Times are of the same clock as the events (CLOCK_MONOTONIC nanoseconds for live capture).
+#[derive(Clone, Debug)]
+pub struct Exchange<'a> {
+    pub protocol: Protocol,
+    /// First byte of the request.
+    pub start_ns: u64,
+    /// First byte of the response; `None` where there was no response.
+    pub first_byte_ns: Option<u64>,
+    /// Last byte of the response; when unanswered, the time at which that was known.
+    pub end_ns: u64,
+    /// GET, SELECT …
+    pub operation: &'a str,
+    /// Path without query string, normalised SQL …
+    pub resource: &'a str,
+    /// As the protocol writes it ("200", "42P01"); empty where there is none.
+    pub status: &'a str,
+    pub error: bool,
+    /// Bytes on the wire of all messages of the request, captured or not.
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub flags: Flags,
+    /// OpenTelemetry semantic-convention names.
+    pub attributes: &'a [(&'static str, Value<'a>)],
+}
+
+/// One end of a connection: a network address and a transport port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// IPv4-mapped addresses are held as IPv4.
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+/// A container as its engine and its cgroup describe it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Deserialize, Serialize)]
+pub struct Container {
+    /// The full id: 64 hexadecimal digits for the usual engines.
+    pub id: String,
+    /// docker, containerd, cri-o, podman … as far as the cgroup path tells.
+    pub runtime: String,
+    pub name: Option<String>,
+    pub image: Option<String>,
+}
+
+/// A process as it was when it was first needed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Deserialize, Serialize)]
+pub struct Process {
+    pub pid: u32,
+    pub comm: String,
+    /// Path of the executable, where it could be read.
+    pub executable: Option<String>,
+    /// First word of the command line: what the process calls itself.
+    pub command: Option<String>,
+    pub container: Option<Container>,
+}
+
+/// What kind of thing a workload's name names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadKind {
+    Container,
+    Process,
+    /// Beyond this host, or its process is not known: the name is the address.
+    Address,
+}
+
+/// Who stands at one end of an exchange: what edges are drawn between.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Workload {
+    pub name: Arc<str>,
+    pub kind: WorkloadKind,
+}
+
+impl Workload {
+    /// Container name (or short id), else the command's base name, else comm.
+    pub fn of_process(process: &Process) -> Self {
+        if let Some(container) = &process.container {
+            let name = container.name.as_deref().unwrap_or_else(|| container.id.get(..12).unwrap_or(&container.id));
+            return Self { name: name.into(), kind: WorkloadKind::Container };
+        }
+        Self { name: process.comm.as_str().into(), kind: WorkloadKind::Process }
+    }
+
+    pub fn of_address(address: IpAddr) -> Self {
+        Self { name: address.to_string().into(), kind: WorkloadKind::Address }
+    }
+}
