@@ -2,12 +2,7 @@
 //!
 //! Knows nothing of who made the bytes: the kernel, a recording, or the packet room.
 
-use std::net::{IpAddr, Ipv6Addr};
-
-use crate::{
-    model::{ConnectionId, Direction, Endpoint, Role},
-    skel::types,
-};
+use crate::model::{ConnectionId, Direction, Endpoint, Role};
 
 /// What every event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,5 +3,6 @@
 //! The modules in the order of the data; `docs/architecture.md` draws the arrows and `tests/architecture.rs` holds them.
 
 pub mod connection;
+pub mod event;
 pub mod model;
 pub mod protocols;
