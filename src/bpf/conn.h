@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The life of a connection: from a socket to struct conn, and its events but for data. */
+#ifndef REMORA_CONN_H
+#define REMORA_CONN_H
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "compat.h"
+#include "transport.h"
+
+/* Counts connections; the upper 56 bits of an id. Needs BPF_FETCH (5.12, 5ffa25502b5a). */
+__u64 conn_count __weak;
+
+static __always_inline void map_v4(__u8 *to, __u32 address)
+{
+	__builtin_memset(to, 0, 10);
+	to[10] = 0xff;
+	to[11] = 0xff;
+	__builtin_memcpy(to + 12, &address, 4);
+}
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	__u16 family = LOAD(sk, __sk_common.skc_family);
+
+	return (family == AF_INET || family == AF_INET6) && LOAD(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+static __always_inline void read_tuple(struct socket_tuple *tuple, struct sock *sk)
+{
+	if (LOAD(sk, __sk_common.skc_family) == AF_INET6) {
+		BPF_CORE_READ_INTO(&tuple->local, sk, __sk_common.skc_v6_rcv_saddr.in6_u.u6_addr8);
+		BPF_CORE_READ_INTO(&tuple->remote, sk, __sk_common.skc_v6_daddr.in6_u.u6_addr8);
+	} else {
+		map_v4(tuple->local, LOAD(sk, __sk_common.skc_rcv_saddr));
+		map_v4(tuple->remote, LOAD(sk, __sk_common.skc_daddr));
+	}
+	tuple->local_port = LOAD(sk, __sk_common.skc_num);
+	tuple->remote_port = bpf_ntohs(LOAD(sk, __sk_common.skc_dport));
+	tuple->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+}
+
+static __always_inline __u64 mint_id(const struct socket_tuple *tuple)
+{
+	__u16 mixed = tuple->local_port ^ tuple->remote_port;
+
+	mixed ^= mixed >> 8;
+	return (__sync_fetch_and_add(&conn_count, 1) + 1) << 8 | (mixed & 0xff);
+}
+
+static __always_inline void read_process(struct conn *conn)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	conn->pid = pid_tgid >> 32;
+	conn->tid = pid_tgid;
+	conn->cgroup_id = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(conn->comm, sizeof(conn->comm));
+}
+
+/* Position 0 of each direction is the next byte that the program writes or reads. */
+static __always_inline void read_bases(struct conn *conn, struct sock *sk)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+
+	conn->flows[0].base = LOAD(tp, copied_seq);
+	conn->flows[1].base = LOAD(tp, write_seq);
+	conn->retransmits_base = LOAD(tp, total_retrans);
+}
+
+static __always_inline bool pid_wanted(__u32 pid)
+{
+	if (pid == settings.own_pid)
+		return false;
+	return !settings.filter_pids || bpf_map_lookup_elem(&pids, &pid);
+}
+
+/* Decided once the ports are known: what is not wanted is ignored for good. */
+static __always_inline bool conn_wanted(const struct conn *conn)
+{
+	const struct socket_tuple *tuple = &conn->tuple;
+
+	if (conn->role == ROLE_CLIENT && !settings.watch_client)
+		return false;
+	if (conn->role == ROLE_SERVER && !settings.watch_server)
+		return false;
+	if (conn->role == ROLE_SERVER && settings.own_port && tuple->local_port == settings.own_port &&
+	    tuple->netns == settings.own_netns)
+		return false;
+	if (!settings.filter_ports)
+		return true;
+	return bpf_map_lookup_elem(&ports, &tuple->local_port) || bpf_map_lookup_elem(&ports, &tuple->remote_port);
+}
+
+static __always_inline void announce(struct conn *conn)
+{
+	struct open_event *event = event_reserve(sizeof(*event), EVENT_OPEN);
+
+	if (!event)
+		return;
+	event->header.flags = conn->flags & CONN_ADOPTED ? EVENT_ADOPTED : 0;
+	event->header.connection_id = conn->id;
+	event->header.pid = conn->pid;
+	event->header.tid = conn->tid;
+	event->tuple = conn->tuple;
+	event->cgroup_id = conn->cgroup_id;
+	event->start_ns = conn->start_ns;
+	event->connect_ns = conn->connect_ns;
+	event->role = conn->role;
+	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
+	__builtin_memcpy(event->comm, conn->comm, sizeof(event->comm));
+	event_submit(event);
+	conn->flags |= CONN_ANNOUNCED;
+}
+
+static __always_inline void report_owner(const struct conn *conn)
+{
+	struct owner_event *event = event_reserve(sizeof(*event), EVENT_OWNER);
+
+	if (!event)
+		return;
+	event->header.connection_id = conn->id;
+	event->header.pid = conn->pid;
+	event->header.tid = conn->tid;
+	event->cgroup_id = conn->cgroup_id;
+	__builtin_memcpy(event->comm, conn->comm, sizeof(event->comm));
+	event_submit(event);
+}
+
+/*
+ * A connection whose first byte was not seen: at its first data, in the
+ * process's own context. The call that moved `size` bytes is over, so the
+ * socket's counters stand behind it: it gets position 0.
+ */
+static __always_inline struct conn *adopt(struct sock *sk, __u32 size, bool sent)
+{
+	__u64 key = (__u64)sk;
+	struct conn conn = {};
+
+	conn.flags = CONN_ADOPTED;
+	conn.start_ns = bpf_ktime_get_ns();
+	/* listen() sets the backlog and accepted sockets are clones of the listener; a connecting socket has none */
+	conn.role = LOAD(sk, sk_max_ack_backlog) ? ROLE_SERVER : ROLE_CLIENT;
+	read_tuple(&conn.tuple, sk);
+	read_bases(&conn, sk);
+	if (sent)
+		conn.flows[1].base -= size;
+	else
+		conn.flows[0].base -= size;
+	conn.id = mint_id(&conn.tuple);
+	if (!conn_wanted(&conn))
+		conn.flags |= CONN_IGNORED;
+	if (bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST)) {
+		count(STAT_CONNS_FULL);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&conns, &key);
+}
+
+#endif /* REMORA_CONN_H */

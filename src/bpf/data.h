@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The core: bytes moved through a socket become a data record. Every hook
+ * family ends here, after one call of the watched process is over.
+ */
+#ifndef REMORA_DATA_H
+#define REMORA_DATA_H
+
+#include "conn.h"
+
+/* Where in user memory the bytes of a call are. */
+struct user_data {
+	__u64 base;  /* the buffer, or the first struct iovec */
+	__u64 count; /* 0: base is the buffer; else the number of iovecs */
+};
+
+/* The bytes of this call are not in user memory (sendfile, splice, io_uring): lengths only. */
+#define NO_USER_DATA ((struct user_data){ 0, 0 })
+
+/* clang folds two clamps of one value into one that the verifier does not follow; the empty asm keeps them apart. */
+static __always_inline __u32 clamp_len(__u64 len, __u32 max)
+{
+	if (len > max)
+		len = max;
+	asm volatile("" : "+r"(len));
+	if (len > max)
+		len = max;
+	return len;
+}
+
+static __always_inline void read_msghdr(struct user_data *data, __u64 header)
+{
+	struct user_msghdr message;
+
+	if (bpf_probe_read_user(&message, sizeof(message), (void *)header))
+		return;
+	data->base = (__u64)message.msg_iov;
+	data->count = message.msg_iovlen;
+}
+
+static __always_inline __u64 control_value(__u64 word, __u64 number, __u64 otherwise)
+{
+	__u16 tag = number >> CONTROL_SLOTS_LOG2;
+
+	return word >> CONTROL_VALUE_BITS == tag ? word & CONTROL_VALUE_MASK : otherwise;
+}
+
+struct wish {
+	__u64 from;
+	__u32 limit;
+};
+
+static __always_inline struct wish read_wish(const struct conn *conn, bool sent)
+{
+	struct wish wish = { 0, settings.capture_len };
+	__u64 number = conn->id >> 8;
+	__u32 slot = number & (CONTROL_SLOTS - 1);
+	struct capture_wish *control = bpf_map_lookup_elem(&wishes, &slot);
+	__u64 limit;
+
+	if (!control)
+		return wish;
+	wish.from = control_value(sent ? control->from_sent : control->from_received, number, 0);
+	limit = control_value(control->limit, number, 0);
+	if (limit)
+		wish.limit = limit;
+	return wish;
+}
+
+/*
+ * The stream position behind the call, from the socket's own sequence numbers
+ * where they can be trusted: bytes that no hook saw (splice from a socket,
+ * calls while the ring was full) then show up as missing instead of shifting
+ * all that follows. Under a record layer (kTLS) the sequence numbers count
+ * ciphertext, so there the calls are added up.
+ */
+static __always_inline __u64 position_after(struct flow_state *flow, struct sock *sk, __u32 size, bool sent)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	struct inet_connection_sock *icsk = (struct inet_connection_sock *)sk;
+	__u64 expected = flow->position + size;
+	__u32 sequence;
+	__s32 unseen;
+
+	if (sent) {
+		sequence = LOAD(tp, write_seq);
+	} else {
+		sequence = LOAD(tp, copied_seq);
+		/* a FIN that was read counts one */
+		if (LOAD(sk, sk_shutdown) & 1 /* RCV_SHUTDOWN */ && sequence == LOAD(tp, rcv_nxt))
+			sequence--;
+	}
+	unseen = sequence - (flow->base + (__u32)expected);
+	if (unseen == 0 || LOAD(icsk, icsk_ulp_ops))
+		return expected;
+	/* negative: another thread's later call was reported first */
+	if (unseen < 0 && expected < (__u32)-unseen)
+		return expected;
+	return expected + unseen;
+}
+
+/*
+ * Copies the first `limit` bytes of a scattered call. Returns how many there
+ * are, or a negative error. A global function, so that the verifier walks its
+ * loop once instead of once per caller; the running total lives in memory, so
+ * that all paths through a round look alike to it and it need not walk them
+ * all again in the next one.
+ */
+__weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
+{
+	volatile __u32 *total;
+	__u32 i;
+
+	if (!scratch)
+		return -1;
+	total = &scratch->event.captured;
+	*total = 0;
+	for (i = 0; i < IOVEC_MAX; i++) {
+		__u32 copied = *total;
+		struct iovec piece;
+		__u32 len;
+
+		if (i >= pieces || copied >= limit)
+			break;
+		if (bpf_probe_read_user(&piece, sizeof(piece), (void *)(base + i * sizeof(piece))))
+			return -1;
+		len = piece.iov_len > limit - copied ? limit - copied : piece.iov_len;
+		len = clamp_len(len, CAPTURE_MAX);
+		if (bpf_probe_read_user(scratch->payload + (copied & (CAPTURE_MAX - 1)), len, piece.iov_base))
+			return -1;
+		*total = copied + len;
+	}
+	return *total;
+}
+
+static __always_inline void emit_data(const struct conn *conn, __u64 offset, __u32 size, bool sent,
+				      const struct user_data *data, __u32 limit, __u64 pid_tgid)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
+	__u32 captured = clamp_len(size < limit ? size : limit, CAPTURE_MAX);
+	__u8 flags = sent ? EVENT_SENT : 0;
+	struct data_event *event;
+	__u32 length;
+
+	if (!scratch)
+		return;
+	event = &scratch->event;
+	if (!data->base) {
+		captured = 0;
+		flags |= EVENT_UNREAD;
+	} else if (data->count) {
+		int gathered = gather(scratch, data->base, data->count, captured);
+
+		if (gathered < 0) {
+			count(STAT_UNREAD);
+			flags |= EVENT_UNREAD;
+			gathered = 0;
+		}
+		captured = clamp_len(gathered, CAPTURE_MAX);
+	} else if (bpf_probe_read_user(scratch->payload, captured, (void *)data->base)) {
+		count(STAT_UNREAD);
+		flags |= EVENT_UNREAD;
+		captured = 0;
+	}
+	length = sizeof(*event) + captured;
+	event->header.length = length;
+	event->header.kind = EVENT_DATA;
+	event->header.flags = flags;
+	event->header._pad = 0;
+	event->header.time_ns = bpf_ktime_get_ns();
+	event->header.connection_id = conn->id;
+	event->header.pid = pid_tgid >> 32;
+	event->header.tid = pid_tgid;
+	event->offset = offset;
+	event->size = size;
+	event->captured = captured;
+	if (bpf_ringbuf_output(&events, scratch, clamp_len(length, sizeof(*event) + CAPTURE_MAX), submit_flags()))
+		count(STAT_RING_FULL);
+	else
+		count(STAT_DATA);
+}
+
+/*
+ * `size` bytes went through `sk`; the last of several such calls reported
+ * together has `behind` 0, the others the bytes that follow them.
+ */
+static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, bool sent, const struct user_data *data)
+{
+	__u64 key = (__u64)sk;
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u32 pid = pid_tgid >> 32;
+	struct flow_state *flow;
+	struct conn *conn;
+	struct wish wish;
+	__u64 end;
+
+	conn = bpf_map_lookup_elem(&conns, &key);
+	if (!conn) {
+		if (!pid_wanted(pid) || LOAD(sk, __sk_common.skc_state) == TCP_CLOSE)
+			return;
+		conn = adopt(sk, size + behind, sent);
+		if (!conn)
+			return;
+	}
+	if (conn->flags & CONN_IGNORED)
+		return;
+	if (conn->pid != pid) {
+		bool known = conn->flags & CONN_ANNOUNCED;
+
+		if (!pid_wanted(pid))
+			return;
+		read_process(conn);
+		if (known)
+			report_owner(conn);
+	}
+	if (!(conn->flags & CONN_ANNOUNCED))
+		announce(conn);
+
+	flow = sent ? &conn->flows[1] : &conn->flows[0];
+	end = position_after(flow, sk, size + behind, sent) - behind;
+	flow->position = end;
+	flow->calls++;
+	wish = read_wish(conn, sent);
+	/* the call that reaches the position of interest is reported: it tells when the part before it was over */
+	if (end < wish.from || wish.from == CONTROL_NEVER) {
+		count(STAT_COUNTED);
+		return;
+	}
+	emit_data(conn, end - size, size, sent, data, wish.limit, pid_tgid);
+}
+
+#endif /* REMORA_DATA_H */

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* TCP life: open, failure, listen, close. Shared by all hook families. */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include "conn.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+static __always_inline void on_connect(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct conn conn = {};
+
+	conn.role = ROLE_CLIENT;
+	conn.start_ns = bpf_ktime_get_ns();
+	read_process(&conn);
+	if (conn.pid == settings.own_pid)
+		conn.flags = CONN_IGNORED;
+	if (bpf_map_update_elem(&conns, &key, &conn, BPF_ANY))
+		count(STAT_CONNS_FULL);
+}
+
+/* The three-way handshake is over on the client. Often in interrupt context: the current task is anyone. */
+static __always_inline void on_connected(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	__u64 now = bpf_ktime_get_ns();
+	struct conn *conn = bpf_map_lookup_elem(&conns, &key);
+
+	if (!conn || conn->flags & CONN_IGNORED)
+		return;
+	read_tuple(&conn->tuple, sk);
+	read_bases(conn, sk);
+	conn->id = mint_id(&conn->tuple);
+	conn->connect_ns = now - conn->start_ns;
+	conn->start_ns = now;
+	if (!conn_wanted(conn))
+		conn->flags |= CONN_IGNORED;
+	else if (pid_wanted(conn->pid))
+		announce(conn);
+}
+
+/* The same on the server: the socket has no process yet, so its open event waits for its first data, or its end. */
+static __always_inline void on_accepted(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct conn conn = {};
+
+	conn.role = ROLE_SERVER;
+	conn.start_ns = bpf_ktime_get_ns();
+	read_tuple(&conn.tuple, sk);
+	read_bases(&conn, sk);
+	conn.id = mint_id(&conn.tuple);
+	if (!conn_wanted(&conn))
+		conn.flags = CONN_IGNORED;
+	if (bpf_map_update_elem(&conns, &key, &conn, BPF_ANY))
+		count(STAT_CONNS_FULL);
+}
+
+static __always_inline void report_failure(struct conn *conn, struct sock *sk)
+{
+	struct fail_event *event;
+
+	read_tuple(&conn->tuple, sk);
+	if (conn->flags & CONN_IGNORED || !conn_wanted(conn) || !pid_wanted(conn->pid))
+		return;
+	event = event_reserve(sizeof(*event), EVENT_FAIL);
+	if (!event)
+		return;
+	event->header.connection_id = mint_id(&conn->tuple);
+	event->header.pid = conn->pid;
+	event->header.tid = conn->tid;
+	event->tuple = conn->tuple;
+	event->cgroup_id = conn->cgroup_id;
+	event->elapsed_ns = bpf_ktime_get_ns() - conn->start_ns;
+	event->error = LOAD(sk, sk_err);
+	event->_pad = 0;
+	__builtin_memcpy(event->comm, conn->comm, sizeof(event->comm));
+	event_submit(event);
+}
+
+static __always_inline __u8 close_reason(const struct conn *conn, __u32 error)
+{
+	if (error == 110 /* ETIMEDOUT */)
+		return CLOSE_TIMEOUT;
+	if (error)
+		return CLOSE_RESET;
+	if (conn->first_fin == FIN_LOCAL)
+		return CLOSE_LOCAL;
+	if (conn->first_fin == FIN_REMOTE)
+		return CLOSE_REMOTE;
+	return CLOSE_ABORT;
+}
+
+static __always_inline void report_close(struct conn *conn, struct sock *sk)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	struct close_event *event;
+
+	if (conn->flags & CONN_IGNORED)
+		return;
+	if (!(conn->flags & CONN_ANNOUNCED)) {
+		/* accepted, or connected before a filter matched, and never spoken */
+		if (settings.filter_pids)
+			return;
+		announce(conn);
+	}
+	event = event_reserve(sizeof(*event), EVENT_CLOSE);
+	if (!event)
+		return;
+	event->header.connection_id = conn->id;
+	event->header.pid = conn->pid;
+	event->header.tid = conn->tid;
+	event->start_ns = conn->start_ns;
+	event->connect_ns = conn->connect_ns;
+	event->bytes_received = conn->flows[0].position;
+	event->calls_received = conn->flows[0].calls;
+	event->bytes_sent = conn->flows[1].position;
+	event->calls_sent = conn->flows[1].calls;
+	event->retransmits = LOAD(tp, total_retrans) - conn->retransmits_base;
+	event->srtt_us = LOAD(tp, srtt_us) >> 3;
+	event->error = LOAD(sk, sk_err);
+	event->reason = close_reason(conn, event->error);
+	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
+	event_submit(event);
+}
+
+/* TCP is done with the connection. The program may still have data to read from the socket. */
+static __always_inline void on_closed(struct sock *sk, int old_state)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	__u64 key = (__u64)sk;
+	struct conn *conn = bpf_map_lookup_elem(&conns, &key);
+
+	if (!conn)
+		return;
+	if (old_state == TCP_SYN_SENT) {
+		report_failure(conn, sk);
+		bpf_map_delete_elem(&conns, &key);
+		return;
+	}
+	/* one more than nothing: the FIN has a sequence number */
+	if (LOAD(sk, sk_socket) && LOAD(tp, rcv_nxt) - LOAD(tp, copied_seq) > 1) {
+		conn->flags |= CONN_CLOSED;
+		return;
+	}
+	report_close(conn, sk);
+	bpf_map_delete_elem(&conns, &key);
+}
+
+static __always_inline void report_listen(struct sock *sk, __u8 flags)
+{
+	struct listen_event *event;
+	struct conn conn = {};
+
+	read_process(&conn);
+	if (conn.pid == settings.own_pid)
+		return;
+	event = event_reserve(sizeof(*event), EVENT_LISTEN);
+	if (!event)
+		return;
+	event->header.flags = flags;
+	event->header.pid = conn.pid;
+	event->header.tid = conn.tid;
+	read_tuple(&event->tuple, sk);
+	event->cgroup_id = conn.cgroup_id;
+	__builtin_memcpy(event->comm, conn.comm, sizeof(event->comm));
+	event_submit(event);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_set_state, struct sock *sk, int old_state, int new_state)
+{
+	__u64 key = (__u64)sk;
+	struct conn *conn;
+
+	if (!is_tcp(sk))
+		return 0;
+	switch (new_state) {
+	case TCP_SYN_SENT:
+		on_connect(sk);
+		break;
+	case TCP_ESTABLISHED:
+		if (old_state == TCP_SYN_SENT)
+			on_connected(sk);
+		else
+			on_accepted(sk);
+		break;
+	case TCP_FIN_WAIT1:
+	case TCP_CLOSE_WAIT:
+		conn = bpf_map_lookup_elem(&conns, &key);
+		if (conn && !conn->first_fin)
+			conn->first_fin = new_state == TCP_FIN_WAIT1 ? FIN_LOCAL : FIN_REMOTE;
+		break;
+	case TCP_LISTEN:
+		report_listen(sk, 0);
+		break;
+	case TCP_CLOSE:
+		if (old_state == TCP_LISTEN)
+			report_listen(sk, EVENT_CLOSED);
+		else
+			on_closed(sk, old_state);
+		break;
+	}
+	return 0;
+}
+
+/* The socket's end, where every TCP socket passes: whatever is still in the table goes here. */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(on_destroy, struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct conn *conn = bpf_map_lookup_elem(&conns, &key);
+
+	if (!conn)
+		return 0;
+	if (conn->id)
+		report_close(conn, sk);
+	bpf_map_delete_elem(&conns, &key);
+	return 0;
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every map, and what lives in it. Sizes are defaults; user space sets them before load. */
+#ifndef REMORA_MAPS_H
+#define REMORA_MAPS_H
+
+#include "settings.h"
+#include "events.h"
+
+enum conn_flag {
+	CONN_ANNOUNCED = 1, /* user space has its open event */
+	CONN_ADOPTED = 2,   /* older than the agent */
+	CONN_IGNORED = 4,   /* the agent's own, or filtered out for good */
+	CONN_CLOSED = 8,    /* TCP is done with it, unread data may remain */
+};
+
+enum first_fin {
+	FIN_NONE = 0,
+	FIN_LOCAL = 1,
+	FIN_REMOTE = 2,
+};
+
+struct flow_state {
+	__u64 position; /* bytes that went through in this direction */
+	__u64 calls;
+	__u32 base; /* TCP sequence number of position 0 */
+	__u32 _pad;
+};
+
+struct conn {
+	__u64 id; /* 0 until both ports are known */
+	struct socket_tuple tuple;
+	__u64 cgroup_id;
+	__u64 start_ns;	  /* SYN sent at; after ESTABLISHED: established at */
+	__u64 connect_ns; /* clients only */
+	struct flow_state flows[2]; /* [0] received, [1] sent */
+	__u32 pid; /* 0: not known yet */
+	__u32 tid;
+	__u32 retransmits_base; /* segments retransmitted before adoption */
+	__u8 role;	/* enum conn_role */
+	__u8 flags;	/* enum conn_flag */
+	__u8 first_fin; /* enum first_fin */
+	__u8 _pad;
+	__u8 comm[COMM_LEN];
+};
+
+/*
+ * Key: address of struct sock. Written by the hooks (opened, adopted, data);
+ * read by user space in batches for the counters of long-lived connections;
+ * deleted when TCP is done with the socket. Not an LRU: its eviction would be
+ * a loss that nobody counts, while a failed insert is (STAT_CONNS_FULL), and
+ * nothing can leak, since every TCP socket passes tcp_destroy_sock.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, __u64);
+	__type(value, struct conn);
+} conns __weak SEC(".maps");
+
+/* Records of events.h. Written by all hooks, read by the drain thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20);
+} events __weak SEC(".maps");
+
+/*
+ * What user space wishes to have captured. The slot is that of the
+ * connection's number (id >> 8); each word carries the rest of the number in
+ * its upper 16 bits, so that a slot's earlier user is not mistaken for the
+ * connection and each word is right by itself, whatever its neighbours are.
+ * A word of another connection means the default. Written by user space only,
+ * never deleted. A collision costs a capture that nobody needs.
+ */
+struct capture_wish {
+	__u64 from_received; /* stream position from which on received bytes are of interest */
+	__u64 from_sent;
+	__u64 limit; /* bytes of each call; 0: settings.capture_len */
+};
+
+#define CONTROL_VALUE_BITS 48
+#define CONTROL_VALUE_MASK ((1ULL << CONTROL_VALUE_BITS) - 1)
+#define CONTROL_NEVER CONTROL_VALUE_MASK
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CONTROL_SLOTS);
+	__type(key, __u32);
+	__type(value, struct capture_wish);
+} wishes __weak SEC(".maps");
+
+/*
+ * Key: CPU. A data record is put together here before it is copied to the
+ * ring: ring records are reserved in constant sizes only. The data hooks run
+ * with preemption off and none of them interrupts another. Twice CAPTURE_MAX,
+ * because the verifier bounds offset and length one by one.
+ */
+struct scratch {
+	struct data_event event;
+	__u8 payload[2 * CAPTURE_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches __weak SEC(".maps");
+
+/*
+ * Key: thread. The message of a running sendmmsg or recvmmsg that comes next:
+ * the socket tracepoints fire once a message and do not say which. Written
+ * and deleted by the socket hooks; LRU, since a thread may die in between.
+ */
+struct mmsg_progress {
+	__u64 vector;
+	__u32 next;
+	__u32 _pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct mmsg_progress);
+} mmsg __weak SEC(".maps");
+
+/* Filters. Written by user space before attach, read by the hooks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u8);
+} pids __weak SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u16);
+	__type(value, __u8);
+} ports __weak SEC(".maps");
+
+/* What was done and what was lost, by reason. Written by the hooks, read by user space. */
+enum tally {
+	STAT_RING_FULL = 0,  /* a record found no room in `events` */
+	STAT_CONNS_FULL = 1, /* a connection found no room in `conns` */
+	STAT_UNREAD = 2,     /* a payload could not be read from user memory */
+	STAT_DATA = 3,	     /* data records written */
+	STAT_OTHER = 4,	     /* other records written */
+	STAT_COUNTED = 5,    /* calls counted without a record, as user space wished */
+	STAT_MAX = 6,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, STAT_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} stats __weak SEC(".maps");
+
+static __always_inline void count(__u32 stat)
+{
+	__u64 *counter = bpf_map_lookup_elem(&stats, &stat);
+
+	if (counter)
+		*counter += 1;
+}
+
+#endif /* REMORA_MAPS_H */

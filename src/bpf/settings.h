@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Knobs, written by user space before load and constant ever after. */
+#ifndef REMORA_SETTINGS_H
+#define REMORA_SETTINGS_H
+
+/* Most bytes of one call that a record can carry. A power of two. */
+#define CAPTURE_MAX 16384
+/* Most pieces of one scattered or gathered call that are read. */
+#define IOVEC_MAX 32
+/* Most messages of one recvmmsg or sendmmsg that are read. */
+#define MMSG_MAX 16
+/* Slots of the capture control table. A power of two. */
+#define CONTROL_SLOTS_LOG2 14
+#define CONTROL_SLOTS (1 << CONTROL_SLOTS_LOG2)
+
+struct settings {
+	__u32 own_pid;	   /* the agent: never watched */
+	__u32 own_netns;   /* with own_port: the agent's HTTP listener */
+	__u16 own_port;	   /* host byte order; 0: none */
+	__u8 watch_client; /* report sockets that connected */
+	__u8 watch_server; /* report sockets that were accepted */
+	__u8 filter_pids;  /* only thread groups in `pids` */
+	__u8 filter_ports; /* only connections with a port in `ports` */
+	__u8 _pad[2];
+	__u32 capture_len; /* bytes captured of each call until user space says otherwise, <= CAPTURE_MAX */
+	__u32 _pad2;
+	__u64 wake_bytes;  /* waiting bytes in the ring that wake a sleeping reader */
+};
+
+const volatile struct settings settings __weak = {
+	.watch_client = 1,
+	.watch_server = 1,
+	.capture_len = CAPTURE_MAX,
+	.wake_bytes = 1 << 20,
+};
+
+#endif /* REMORA_SETTINGS_H */

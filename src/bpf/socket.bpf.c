@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Hook family `socket`: the tracepoints sock_send_length and sock_recv_length
+ * (6.3, 6e6eda44b939). They fire once a send or receive with the socket and
+ * the result; where the bytes are in user memory is told by the registers of
+ * the running system call. Other system calls pay nothing.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include "data.h"
+
+/* Bytes that a gathered call was given. Global, so that the verifier walks the loop once. */
+__weak __noinline __u64 total_len(__u64 base, __u64 pieces)
+{
+	__u64 total = 0;
+	__u32 i;
+
+	for (i = 0; i < IOVEC_MAX; i++) {
+		struct iovec piece;
+
+		if (i >= pieces || bpf_probe_read_user(&piece, sizeof(piece), (void *)(base + i * sizeof(piece))))
+			break;
+		total += piece.iov_len;
+	}
+	return total;
+}
+
+/*
+ * The tracepoints fire once a message of sendmmsg or recvmmsg and do not say
+ * which: the thread's own progress tells. The call's end can be told from what
+ * is at hand, so the next call starts at 0 again.
+ */
+static __always_inline void read_mmsg(struct user_data *data, struct pt_regs *regs, int size, bool sent)
+{
+	struct mmsg_progress now = { SYSCALL_ARG2(regs), 0, 0 };
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct mmsg_progress *progress = bpf_map_lookup_elem(&mmsg, &tid);
+	bool last = size < 0;
+
+	/* with a time-out recvmmsg may end after any message, without a sign */
+	if (!sent && SYSCALL_ARG5(regs))
+		return;
+	if (progress && progress->vector == now.vector)
+		now.next = progress->next;
+	if (!last) {
+		read_msghdr(data, now.vector + now.next * sizeof(struct mmsghdr));
+		/* a stream's sendmmsg ends with the first message that did not go out whole */
+		last = sent && (__u64)size < total_len(data->base, data->count);
+	}
+	now.next++;
+	if (last || now.next >= SYSCALL_ARG3(regs))
+		bpf_map_delete_elem(&mmsg, &tid);
+	else
+		bpf_map_update_elem(&mmsg, &tid, &now, BPF_ANY);
+}
+
+static __always_inline void locate(struct user_data *data, struct pt_regs *regs, int size, bool sent)
+{
+	__u64 nr = SYSCALL_NR(regs);
+
+	if (nr == (sent ? NR_WRITE : NR_READ) || nr == (sent ? NR_SENDTO : NR_RECVFROM)) {
+		data->base = SYSCALL_ARG2(regs);
+	} else if (nr == (sent ? NR_WRITEV : NR_READV)) {
+		data->base = SYSCALL_ARG2(regs);
+		data->count = SYSCALL_ARG3(regs);
+	} else if (nr == (sent ? NR_SENDMSG : NR_RECVMSG)) {
+		read_msghdr(data, SYSCALL_ARG2(regs));
+	} else if (nr == (sent ? NR_SENDMMSG : NR_RECVMMSG)) {
+		read_mmsg(data, regs, size, sent);
+	}
+}
+
+static __always_inline void on_socket(struct sock *sk, int size, int flags, bool sent)
+{
+	struct user_data data = NO_USER_DATA;
+	struct socket *socket;
+
+	if (!is_tcp(sk))
+		return;
+	/* a socket of the kernel's own has no file: the registers are of a call that has nothing to do with it */
+	socket = sk->sk_socket;
+	if (!socket || !socket->file)
+		return;
+	locate(&data, (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()), size, sent);
+	if (size <= 0 || flags & MSG_PEEK)
+		return;
+	on_data(sk, size, 0, sent, &data);
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(on_sock_send, struct sock *sk, int size, int flags)
+{
+	on_socket(sk, size, flags, true);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(on_sock_recv, struct sock *sk, int size, int flags)
+{
+	on_socket(sk, size, flags, false);
+	return 0;
+}
