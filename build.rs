@@ -37,8 +37,5 @@ fn main() -> Result<()> {
         linker.add_file(&object).with_context(|| format!("linking {}", object.display()))?;
     }
     linker.link().with_context(|| format!("linking {}", linked.display()))?;
-    SkeletonBuilder::new()
-        .obj(&linked)
-        .generate(out.join("remora.skel.rs"))
-        .context("generating the skeleton")
+    SkeletonBuilder::new().obj(&linked).generate(out.join("remora.skel.rs")).context("generating the skeleton")
 }

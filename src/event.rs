@@ -2,7 +2,14 @@
 //!
 //! Knows nothing of who made the bytes: the kernel, a recording, or the packet room.
 
-use crate::model::{ConnectionId, Direction, Endpoint, Role};
+use std::net::{IpAddr, Ipv6Addr};
+
+use plain::Plain;
+
+use crate::{
+    model::{ConnectionId, Direction, Endpoint, Role},
+    skel::types,
+};
 
 /// What every event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,4 +102,289 @@ impl<const N: usize> std::fmt::Debug for Text<N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.to_string_lossy().fmt(f)
     }
+}
+
+/// Why bytes are not an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than its kind's layout, or than the length it gives for itself or its payload.
+    #[error("event of {0} bytes is cut short")]
+    Short(usize),
+    #[error("event kind {0} is not known")]
+    Kind(u8),
+}
+
+const OPEN: u8 = types::event_kind::EVENT_OPEN.0 as u8;
+const OWNER: u8 = types::event_kind::EVENT_OWNER.0 as u8;
+const CLOSE: u8 = types::event_kind::EVENT_CLOSE.0 as u8;
+const FAIL: u8 = types::event_kind::EVENT_FAIL.0 as u8;
+const LISTEN: u8 = types::event_kind::EVENT_LISTEN.0 as u8;
+const DATA: u8 = types::event_kind::EVENT_DATA.0 as u8;
+const EXEC: u8 = types::event_kind::EVENT_EXEC.0 as u8;
+const EXIT: u8 = types::event_kind::EVENT_EXIT.0 as u8;
+const FORK: u8 = types::event_kind::EVENT_FORK.0 as u8;
+const COUNTERS: u8 = types::event_kind::EVENT_COUNTERS.0 as u8;
+const TICK: u8 = types::event_kind::EVENT_TICK.0 as u8;
+
+const SENT: u8 = types::event_flag::EVENT_SENT.0 as u8;
+const ADOPTED: u8 = types::event_flag::EVENT_ADOPTED.0 as u8;
+const CLOSED: u8 = types::event_flag::EVENT_CLOSED.0 as u8;
+const UNREAD: u8 = types::event_flag::EVENT_UNREAD.0 as u8;
+
+/// The length that a record gives for itself: how far to the next one. `None` if there is no whole record at the front.
+pub fn record_len(bytes: &[u8]) -> Option<usize> {
+    let length = u32::from_ne_bytes(bytes.first_chunk::<4>().copied()?) as usize;
+    (length >= size_of::<types::event_header>() && length <= bytes.len()).then_some(length)
+}
+
+/// What routing needs of a record, without decoding it: its connection and whether it concerns every worker.
+pub fn route(bytes: &[u8]) -> Option<Route> {
+    let header: types::event_header = copy(bytes).ok()?;
+    Some(match header.kind {
+        OPEN | OWNER | CLOSE | FAIL | DATA | COUNTERS => Route::Connection(ConnectionId(header.connection_id)),
+        _ => Route::Everyone,
+    })
+}
+
+/// Who must see an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Connection(ConnectionId),
+    Everyone,
+}
+
+fn copy<T: Plain + Default>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut value = T::default();
+    value.copy_from_bytes(bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
+    Ok(value)
+}
+
+impl<'a> Event<'a> {
+    /// Reads one record; bytes behind its own length are left alone.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let raw: types::event_header = copy(bytes)?;
+        let header = Header { time_ns: raw.time_ns, connection: ConnectionId(raw.connection_id), pid: raw.pid, tid: raw.tid };
+        let has = |flag: u8| raw.flags & flag != 0;
+        let body = match raw.kind {
+            DATA => {
+                let data: types::data_event = copy(bytes)?;
+                let begin = size_of::<types::data_event>();
+                let payload = bytes.get(begin..begin + data.captured as usize).ok_or(DecodeError::Short(bytes.len()))?;
+                let direction = if has(SENT) { Direction::Sent } else { Direction::Received };
+                let payload = &payload[..payload.len().min(data.size as usize)];
+                Body::Data { direction, offset: data.offset, size: data.size, unread: has(UNREAD), payload }
+            }
+            OPEN => {
+                let open: types::open_event = copy(bytes)?;
+                Body::Open {
+                    tuple: tuple(&open.tuple),
+                    cgroup_id: open.cgroup_id,
+                    start_ns: open.start_ns,
+                    connect_ns: open.connect_ns,
+                    role: role(open.role),
+                    adopted: has(ADOPTED),
+                    comm: Text(open.comm),
+                }
+            }
+            OWNER => {
+                let owner: types::owner_event = copy(bytes)?;
+                Body::Owner { cgroup_id: owner.cgroup_id, comm: Text(owner.comm) }
+            }
+            CLOSE => {
+                let close: types::close_event = copy(bytes)?;
+                Body::Close {
+                    start_ns: close.start_ns,
+                    connect_ns: close.connect_ns,
+                    totals: Totals {
+                        bytes_sent: close.bytes_sent,
+                        bytes_received: close.bytes_received,
+                        retransmits: close.retransmits,
+                        srtt_us: close.srtt_us,
+                    },
+                    calls_sent: close.calls_sent,
+                    calls_received: close.calls_received,
+                    error: close.error,
+                    reason: reason(close.reason),
+                }
+            }
+            FAIL => {
+                let fail: types::fail_event = copy(bytes)?;
+                Body::Fail {
+                    tuple: tuple(&fail.tuple),
+                    cgroup_id: fail.cgroup_id,
+                    elapsed_ns: fail.elapsed_ns,
+                    error: fail.error,
+                    comm: Text(fail.comm),
+                }
+            }
+            LISTEN => {
+                let listen: types::listen_event = copy(bytes)?;
+                let tuple = tuple(&listen.tuple);
+                Body::Listen {
+                    local: tuple.local,
+                    netns: tuple.netns,
+                    cgroup_id: listen.cgroup_id,
+                    comm: Text(listen.comm),
+                    closed: has(CLOSED),
+                }
+            }
+            EXEC => {
+                let exec: types::exec_event = copy(bytes)?;
+                Body::Exec { cgroup_id: exec.cgroup_id, comm: Text(exec.comm), filename: Text(exec.filename), argv0: Text(exec.argv0) }
+            }
+            EXIT => Body::Exit,
+            FORK => {
+                let fork: types::fork_event = copy(bytes)?;
+                Body::Fork { child: fork.child }
+            }
+            COUNTERS => {
+                let counters: types::counters_event = copy(bytes)?;
+                Body::Counters(Totals {
+                    bytes_sent: counters.bytes_sent,
+                    bytes_received: counters.bytes_received,
+                    retransmits: counters.retransmits,
+                    srtt_us: counters.srtt_us,
+                })
+            }
+            TICK => Body::Tick,
+            kind => return Err(DecodeError::Kind(kind)),
+        };
+        Ok(Event { header, body })
+    }
+
+    /// Appends the record to `out`: what the kernel would have written.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let header = |kind: u8, flags: u8, length: usize| types::event_header {
+            length: length as u32,
+            kind,
+            flags,
+            time_ns: self.header.time_ns,
+            connection_id: self.header.connection.0,
+            pid: self.header.pid,
+            tid: self.header.tid,
+            ..types::event_header::default()
+        };
+        /// Fixed-size kinds: the header's length is that of the layout.
+        macro_rules! put {
+            ($kind:expr, $flags:expr, $layout:ident { $($field:ident: $value:expr),* $(,)? }) => {{
+                let mut record = types::$layout::default();
+                record.header = header($kind, $flags, size_of::<types::$layout>());
+                $(record.$field = $value;)*
+                out.extend_from_slice(plain_bytes(&record));
+            }};
+        }
+        match self.body {
+            Body::Data { direction, offset, size, unread, payload } => {
+                let flags = if direction == Direction::Sent { SENT } else { 0 } | if unread { UNREAD } else { 0 };
+                let length = size_of::<types::data_event>() + payload.len();
+                let record = types::data_event { header: header(DATA, flags, length), offset, size, captured: payload.len() as u32 };
+                out.extend_from_slice(plain_bytes(&record));
+                out.extend_from_slice(payload);
+            }
+            Body::Open { tuple, cgroup_id, start_ns, connect_ns, role, adopted, comm } => {
+                put!(
+                    OPEN,
+                    if adopted { ADOPTED } else { 0 },
+                    open_event {
+                        tuple: raw_tuple(&tuple),
+                        cgroup_id: cgroup_id,
+                        start_ns: start_ns,
+                        connect_ns: connect_ns,
+                        role: role as u8,
+                        comm: comm.0,
+                    }
+                );
+            }
+            Body::Owner { cgroup_id, comm } => put!(OWNER, 0, owner_event { cgroup_id: cgroup_id, comm: comm.0 }),
+            Body::Close { start_ns, connect_ns, totals, calls_sent, calls_received, error, reason } => {
+                put!(
+                    CLOSE,
+                    0,
+                    close_event {
+                        start_ns: start_ns,
+                        connect_ns: connect_ns,
+                        bytes_sent: totals.bytes_sent,
+                        bytes_received: totals.bytes_received,
+                        calls_sent: calls_sent,
+                        calls_received: calls_received,
+                        retransmits: totals.retransmits,
+                        srtt_us: totals.srtt_us,
+                        error: error,
+                        reason: reason as u8,
+                    }
+                );
+            }
+            Body::Fail { tuple, cgroup_id, elapsed_ns, error, comm } => {
+                put!(
+                    FAIL,
+                    0,
+                    fail_event { tuple: raw_tuple(&tuple), cgroup_id: cgroup_id, elapsed_ns: elapsed_ns, error: error, comm: comm.0 }
+                );
+            }
+            Body::Listen { local, netns, cgroup_id, comm, closed } => {
+                let remote = Endpoint { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), port: 0 };
+                put!(
+                    LISTEN,
+                    if closed { CLOSED } else { 0 },
+                    listen_event { tuple: raw_tuple(&Tuple { local, remote, netns }), cgroup_id: cgroup_id, comm: comm.0 }
+                );
+            }
+            Body::Exec { cgroup_id, comm, filename, argv0 } => {
+                put!(EXEC, 0, exec_event { cgroup_id: cgroup_id, comm: comm.0, filename: filename.0, argv0: argv0.0 });
+            }
+            Body::Exit => put!(EXIT, 0, exit_event {}),
+            Body::Fork { child } => put!(FORK, 0, fork_event { child: child }),
+            Body::Counters(totals) => {
+                put!(
+                    COUNTERS,
+                    0,
+                    counters_event {
+                        bytes_sent: totals.bytes_sent,
+                        bytes_received: totals.bytes_received,
+                        retransmits: totals.retransmits,
+                        srtt_us: totals.srtt_us,
+                    }
+                );
+            }
+            Body::Tick => out.extend_from_slice(plain_bytes(&header(TICK, 0, size_of::<types::event_header>()))),
+        }
+    }
+}
+
+/// The bytes of a layout without implicit padding (`skel.rs` checks the sizes).
+fn plain_bytes<T: Plain>(value: &T) -> &[u8] {
+    crate::skel::bytes(value)
+}
+
+fn tuple(raw: &types::socket_tuple) -> Tuple {
+    let endpoint = |address: [u8; 16], port| Endpoint { address: IpAddr::V6(Ipv6Addr::from(address)).to_canonical(), port };
+    Tuple { local: endpoint(raw.local, raw.local_port), remote: endpoint(raw.remote, raw.remote_port), netns: raw.netns }
+}
+
+fn raw_tuple(tuple: &Tuple) -> types::socket_tuple {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    types::socket_tuple {
+        local: octets(tuple.local.address),
+        remote: octets(tuple.remote.address),
+        local_port: tuple.local.port,
+        remote_port: tuple.remote.port,
+        netns: tuple.netns,
+    }
+}
+
+fn role(raw: u8) -> Role {
+    match u32::from(raw) {
+        r if r == types::conn_role::ROLE_CLIENT.0 => Role::Client,
+        r if r == types::conn_role::ROLE_SERVER.0 => Role::Server,
+        _ => Role::Unknown,
+    }
+}
+
+fn reason(raw: u8) -> CloseReason {
+    const REASONS: [CloseReason; 6] =
+        [CloseReason::Unknown, CloseReason::Local, CloseReason::Remote, CloseReason::Reset, CloseReason::Timeout, CloseReason::Abort];
+    REASONS.get(usize::from(raw)).copied().unwrap_or(CloseReason::Unknown)
 }

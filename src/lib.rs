@@ -6,3 +6,4 @@ pub mod connection;
 pub mod event;
 pub mod model;
 pub mod protocols;
+pub mod skel;

@@ -1,0 +1,42 @@
+//! The generated skeleton of the BPF object, and which of its types may be made from any bytes.
+
+#![allow(unsafe_code, reason = "generated code, and Plain for generated types")]
+
+#[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used, clippy::wildcard_imports, missing_docs, non_snake_case)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/remora.skel.rs"));
+}
+
+pub use generated::{OpenRemoraSkel, RemoraSkel, RemoraSkelBuilder, types};
+
+/// Says that every bit pattern is a valid value, and checks the size that `events.h` and `maps.h` give.
+macro_rules! plain {
+    ($($name:ident: $size:literal,)*) => {$(
+        const _: () = assert!(size_of::<types::$name>() == $size, "layout differs from the C header");
+        // SAFETY: the C struct has integers and arrays of them only, all padding is named, and it is `repr(C)`.
+        unsafe impl plain::Plain for types::$name {}
+    )*};
+}
+
+plain! {
+    event_header: 32,
+    open_event: 120,
+    owner_event: 56,
+    close_event: 96,
+    fail_event: 112,
+    listen_event: 96,
+    data_event: 48,
+    exec_event: 312,
+    exit_event: 32,
+    fork_event: 40,
+    counters_event: 56,
+    socket_tuple: 40,
+    conn: 152,
+    capture_wish: 24,
+}
+
+/// The bytes of a value, for records that user space writes itself.
+pub fn bytes<T: plain::Plain>(value: &T) -> &[u8] {
+    // SAFETY: all padding of the types above is named, so every byte is initialised.
+    unsafe { plain::as_bytes(value) }
+}
