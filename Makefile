@@ -1,0 +1,74 @@
+# Everything a newcomer types. `make run` and `make test` install what they need (Debian 12, as root).
+SHELL      := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# A fresh rustup installation is not on PATH before the next login.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+BUILD_PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
+TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump \
+	python3 python3-psycopg2
+LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
+BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
+
+.PHONY: help build run demo test bench lint fmt deps deps-test deps-lint rust
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: deps rust ## the release binary, target/release/remora
+	$(CARGO) build --release
+
+run: build ## remora run; options in ARGS, e.g. make run ARGS='--port 80,5432'
+	target/release/remora run $(ARGS)
+
+demo: build ## remora run beside a small real workload on loopback, removed afterwards
+	scripts/demo.sh $(ARGS)
+
+test: deps-test rust ## everything: unit tests in debug, then the tests of the release binary on this kernel
+	$(CARGO) test --lib --bins --test architecture
+	$(CARGO) test --release --tests -- --test-threads=1
+
+bench: deps-test rust ## the figures of docs/; alternates with and without the agent
+	$(CARGO) build --release
+	$(CARGO) bench
+	if test -x benches/overhead.sh; then benches/overhead.sh $(ARGS); fi
+
+lint: deps-lint rust ## formats, clippy, arrows between the rooms
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	clang-format --dry-run --Werror $(BPF_SOURCES)
+	$(CARGO) test --test architecture
+
+fmt: deps-lint rust ## formats Rust and C
+	$(CARGO) fmt
+	clang-format -i $(BPF_SOURCES)
+
+# Installs the packages of $(1) that are absent, says which, and does nothing when there are none.
+define install
+	@absent=(); for package in $(1); do \
+		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || absent+=("$$package"); \
+	done; \
+	if ((!$${#absent[@]})); then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "make: not a Debian system; install what corresponds to: $${absent[*]}" >&2; exit 1; fi; \
+	if (($$(id -u))); then echo "make: as root: apt-get install $${absent[*]}" >&2; exit 1; fi; \
+	echo "installing $${absent[*]}"; \
+	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; apt-get install -y -qq --no-install-recommends "$${absent[@]}" >/dev/null
+endef
+
+deps: ## what building needs
+	$(call install,$(BUILD_PACKAGES))
+
+# Debian starts a server when its package is installed. The tests start their own, on their own ports.
+deps-test: ## what the tests need
+	$(call install,$(TEST_PACKAGES))
+
+deps-lint:
+	$(call install,$(LINT_PACKAGES))
+
+rust:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "make: cargo is missing. Remora needs Rust 1.95 or later: see https://rustup.rs, or" >&2; \
+		echo "      apt-get install -y rustup && rustup default stable   (Debian 13 and later)" >&2; exit 1; }
