@@ -2,8 +2,13 @@
 //!
 //! The modules in the order of the data; `docs/architecture.md` draws the arrows and `tests/architecture.rs` holds them.
 
+pub mod cli;
+pub mod config;
 pub mod connection;
+pub mod doctor;
 pub mod event;
 pub mod model;
+pub mod probes;
 pub mod protocols;
 pub mod skel;
+pub mod telemetry;

@@ -176,7 +176,7 @@ fn rooms_named(code: &str) -> BTreeSet<String> {
             let rest = &code[at + prefix.len()..];
             match rest.strip_prefix('{') {
                 None => drop(rooms.insert(first_word(rest))),
-                Some(group) => rooms.extend(members(group).into_iter().map(first_word)),
+                Some(group) => rooms.extend(members(group).into_iter().map(first_word).filter(|word| !word.is_empty())),
             }
         }
     }

@@ -1,0 +1,68 @@
+//! The settings: what they are, where they come from, what is allowed. Plain data, a leaf.
+//!
+//! `settings!` below is the only list of them. A line of it is at once a field of [`Config`], a flag
+//! (`--capture-bytes`), an environment variable (`REMORA_CAPTURE_BYTES`), a key of the YAML file (`capture_bytes`), the help
+//! text and the check of the value.
+
+mod kind;
+mod load;
+mod table;
+mod yaml;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use kind::{Hooks, LogLevel, Output, Sides};
+use kind::{choice, duration, list, number, optional, path, power_of_two, size, socket_address};
+pub use load::{Effective, Error, Origin, Sources};
+pub use table::Setting;
+
+/// Names the YAML file; the one variable that is not a setting of the file itself.
+pub const FILE_VARIABLE: &str = "REMORA_CONFIG";
+
+table::settings! {
+    /// Everything that can be set, with its default.
+    pub struct Config;
+
+    "What is watched" {
+        /// Kernel hooks that carry the data; auto takes the cheapest that this kernel offers
+        hooks: Hooks = Hooks::Auto, choice(), "FAMILY";
+        /// Watch only these processes; repeatable
+        pid: Vec<u32> = vec![], list(number(1..=u64::from(u32::MAX))), "PID";
+        /// Watch only connections with one of these ports, local or remote; repeatable
+        port: Vec<u16> = vec![], list(number(1..=65535)), "PORT";
+        /// Where both ends of a connection are on this host, which of them are watched
+        sides: Sides = Sides::Both, choice(), "SIDES";
+        /// Stop after this time; none runs until a signal
+        duration: Option<Duration> = None, optional("none", duration()), "TIME";
+        /// Bytes kept of each call that sends or receives
+        capture_bytes: u32 = 1024, size(64..=16 << 10), "SIZE";
+    }
+    "What comes out" {
+        /// What goes to standard output: the live table, JSON lines, or nothing
+        output: Output = Output::Table, choice(), "FORM";
+        /// Address of the HTTP server with /metrics, /healthz and the service map; none for no server
+        listen: Option<SocketAddr> = Some(SocketAddr::from(([127, 0, 0, 1], 7117))), optional("none", socket_address()), "ADDR";
+        /// Time between two snapshots of the service map
+        snapshot_interval: Duration = Duration::from_secs(1), duration(), "TIME";
+        /// A listening service without an exchange for this time is called idle
+        idle_after: Duration = Duration::from_secs(300), duration(), "TIME";
+        /// What is logged to standard error; -v and -q move it one step
+        log: LogLevel = LogLevel::Info, choice(), "LEVEL";
+    }
+    "Resources and surroundings" {
+        /// Threads that understand protocols; by default one for each CPU, at most 8
+        workers: usize = default_workers(), number(1..=64), "N";
+        /// Ring buffer between kernel and agent; a power of two
+        ring_bytes: u32 = 8 << 20, power_of_two(size(64 << 10..=1 << 30)), "SIZE";
+        /// Connections watched at once
+        max_connections: u32 = 65536, number(16..=4 << 20), "N";
+        /// Kernel types (BTF) for kernels that do not carry their own; none takes /sys/kernel/btf/vmlinux
+        btf: Option<PathBuf> = None, optional("none", path()), "FILE";
+        /// Docker socket that names containers; none asks nobody
+        docker_socket: Option<PathBuf> = Some(PathBuf::from("/var/run/docker.sock")), optional("none", path()), "FILE";
+    }
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(8))
+}

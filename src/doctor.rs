@@ -1,0 +1,349 @@
+//! `remora doctor`: the features of this host as sentences: what is there, what is chosen and why, what is missing, what that
+//! costs and what to do. Asks [`Features`] and judges; loads nothing itself.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{
+    config::{Config, Hooks},
+    probes::{
+        features::{BtfSource, Cgroups, Features},
+        health::Health,
+        hooks::{HookFamily, choose_hooks, missing},
+    },
+    telemetry::Exit,
+};
+
+/// How a finding stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Chosen,
+    Ok,
+    /// Costs the feature that `cost` names.
+    Missing,
+    /// Could not be asked.
+    Unknown,
+    /// Not built in this version.
+    Unavailable,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    pub topic: &'static str,
+    pub name: String,
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What its absence costs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<&'static str>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<&'static str>,
+}
+
+/// A program of a trial load and what became of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Program {
+    pub name: String,
+    #[serde(flatten)]
+    pub health: Health,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub version: &'static str,
+    pub can_capture: bool,
+    pub hooks: Option<HookFamily>,
+    /// Why these hooks, or why none.
+    pub reason: String,
+    pub findings: Vec<Finding>,
+    /// Empty where no trial was made.
+    pub programs: Vec<Program>,
+    pub features: Features,
+}
+
+/// Asks the kernel and judges. `trial` is what became of the programs where they were really loaded.
+pub fn examine(config: &Config, trial: Option<&[(String, Health)]>) -> Report {
+    judge(Features::probe(config.btf.as_deref(), config.docker_socket.as_deref()), config.hooks, trial)
+}
+
+/// The report on given features. With a trial, capture can work only if a program was attached.
+fn judge(features: Features, wanted: Hooks, trial: Option<&[(String, Health)]>) -> Report {
+    let chosen = choose_hooks(&features, wanted);
+    let attached = trial.is_none_or(|programs| programs.iter().any(|(_, health)| *health == Health::Attached));
+    let reason = match (&chosen, wanted) {
+        (Ok(_), _) if !attached => "the kernel offers all that is needed, and yet no program could be attached".to_owned(),
+        (Ok(family), Hooks::Auto) => format!("{} is the cheapest family that has all it needs here", family.name()),
+        (Ok(family), _) => format!("{} was asked for and has all it needs", family.name()),
+        (Err(refusal), _) => refusal.to_string(),
+    };
+    let mut findings = Vec::new();
+    hook_findings(&features, chosen.as_ref().ok().copied(), &mut findings);
+    privilege_findings(&features, &mut findings);
+    kernel_findings(&features, &mut findings);
+    surroundings(&features, &mut findings);
+    let programs = trial.unwrap_or_default().iter().map(|(name, health)| Program { name: name.clone(), health: health.clone() }).collect();
+    let can_capture = chosen.is_ok() && attached;
+    Report { version: env!("CARGO_PKG_VERSION"), can_capture, hooks: chosen.ok(), reason, findings, programs, features }
+}
+
+impl Report {
+    pub fn exit(&self) -> Exit {
+        if self.can_capture { Exit::Done } else { Exit::Unobservable }
+    }
+
+    /// One object, with a line break at its end.
+    ///
+    /// # Errors
+    /// A path of the features is not UTF-8.
+    pub fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self).context("writing the report as JSON")? + "\n")
+    }
+}
+
+fn hook_findings(features: &Features, chosen: Option<HookFamily>, findings: &mut Vec<Finding>) {
+    for family in HookFamily::ALL {
+        let missing = missing(features, family);
+        let (state, found) = match missing.is_empty() {
+            true if chosen == Some(family) => (State::Chosen, "has all it needs".to_owned()),
+            true => (State::Ok, "has all it needs".to_owned()),
+            false => (State::Missing, format!("lacks {}", missing.join(", "))),
+        };
+        let cost = match family {
+            HookFamily::Socket => "the cheapest way to see every send and receive (tracepoints of Linux 6.3)",
+            HookFamily::Syscalls => "the way that works without newer socket tracepoints",
+        };
+        push(findings, "Hooks", family.name(), state, &found, Some((cost, "see what is missing below")));
+    }
+    for (name, found) in [
+        (
+            "fentry",
+            known(
+                features.tracing_programs,
+                "the kernel takes such programs",
+                "the kernel refuses such programs",
+                "not known whether the kernel takes such programs",
+            ),
+        ),
+        ("kprobe", known(features.kprobes, "kprobes are there", "kprobes are not compiled in", "not known whether kprobes are there")),
+        ("packet", "needs a network interface"),
+    ] {
+        push(findings, "Hooks", name, State::Unavailable, &format!("not available in this version; {found}"), None);
+    }
+}
+
+fn privilege_findings(features: &Features, findings: &mut Vec<Finding>) {
+    let user = if features.root { "root" } else { "not root" };
+    let state = if features.may_load() { State::Ok } else { State::Missing };
+    let held = if features.capabilities.is_empty() { "none of those that matter".to_owned() } else { features.capabilities.join(" ") };
+    let remedy = "run as root, or with CAP_BPF and CAP_PERFMON; in a container with --privileged";
+    push(findings, "Privileges", "load programs", state, &format!("{user}; {held}"), Some(("everything: nothing can be loaded", remedy)));
+    let admin = features.has_capability("CAP_SYS_ADMIN");
+    let ptrace = admin || features.has_capability("CAP_SYS_PTRACE");
+    let found = known(Some(ptrace), "/proc of other users' processes can be read", "/proc of other users' processes is closed", "");
+    let cost = "names of executables and containers of processes that run as other users";
+    push(findings, "Privileges", "name processes", there(Some(ptrace)), found, Some((cost, "add CAP_SYS_PTRACE")));
+    let host = features.host_pid_namespace;
+    let found = known(host, "this is the host's", "this is a container's: process ids differ from the kernel's", "cannot be read");
+    let cost = "names of processes and containers";
+    push(findings, "Privileges", "pid namespace", there(host), found, Some((cost, "start the container with --pid=host (hostPID: true)")));
+    let locked = features.lockdown == "confidentiality";
+    let state = if locked { State::Missing } else { State::Ok };
+    let remedy = "boot with lockdown=integrity, or without Secure Boot";
+    push(findings, "Privileges", "lockdown", state, &features.lockdown, Some(("reading kernel memory, so everything", remedy)));
+}
+
+fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
+    let (state, mut found) = match &features.btf {
+        BtfSource::Kernel => (State::Ok, "/sys/kernel/btf/vmlinux".to_owned()),
+        BtfSource::File(path) => (State::Missing, format!("only {}: field offsets, no typed tracepoints", path.display())),
+        BtfSource::None => (State::Missing, "none".to_owned()),
+    };
+    if let Some(error) = &features.btf_error {
+        found = format!("{found} ({error})");
+    }
+    let remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11 and later, Ubuntu 20.10 and later)";
+    push(findings, "Kernel", "types (BTF)", state, &found, Some(("everything in this version", remedy)));
+    for (name, cost) in [
+        ("sock_send_length", "the socket hooks (Linux 6.3)"),
+        ("sock_recv_length", "the socket hooks (Linux 6.3)"),
+        ("sys_exit", "the syscalls hooks"),
+        ("inet_sock_set_state", "connections: open, close, failure"),
+        ("tcp_retransmit_skb", "retransmissions at the moment they happen"),
+        ("sched_process_exec", "names of processes that live shortly"),
+        ("sched_process_exit", "forgetting processes at once"),
+        ("sched_process_fork", "names of processes that only fork"),
+    ] {
+        let there = features.has_tracepoint(name);
+        let (state, found) = if there { (State::Ok, "there") } else { (State::Missing, "not found in BTF or tracefs") };
+        push(findings, "Kernel", name, state, found, Some((cost, "use a newer kernel, or mount tracefs where BTF is missing")));
+    }
+    let denied = "cannot be asked without privileges";
+    for (name, value, cost) in [
+        ("ring buffer", features.ring_buffer, "everything in this version (Linux 5.8)"),
+        ("socket storage", features.socket_storage, "connection state that is freed with its socket"),
+        ("bpf_loop", features.bpf_loop, "calls with many buffers are followed to a smaller bound (Linux 5.17)"),
+        ("bpf_task_pt_regs", features.task_pt_regs, "payloads with the socket hooks (Linux 5.15)"),
+    ] {
+        push(findings, "Kernel", name, there(value), known(value, "there", "not there", denied), Some((cost, "use a newer kernel")));
+    }
+    let found = known(features.jit, "on", "off", "cannot be read");
+    let remedy = "sysctl net.core.bpf_jit_enable=1";
+    push(findings, "Kernel", "JIT compiler", there(features.jit), found, Some(("speed: programs are interpreted", remedy)));
+    let found = known(features.bpf_stats_enabled, "on", "off: they cost about 70 ns a call", "cannot be read");
+    push(findings, "Kernel", "BPF statistics", State::Ok, found, None);
+    if features.memlock_counts {
+        let cost = "loading, where the limit is low";
+        push(findings, "Kernel", "locked memory", State::Unknown, "counts BPF maps before Linux 5.11", Some((cost, "ulimit -l unlimited")));
+    }
+}
+
+fn surroundings(features: &Features, findings: &mut Vec<Finding>) {
+    let (state, found) = match &features.tracefs {
+        Some(path) => (State::Ok, path.display().to_string()),
+        None if features.btf == BtfSource::Kernel => {
+            (State::Ok, "not mounted or not readable; not needed, as the kernel has BTF".to_owned())
+        }
+        None => (State::Missing, "not mounted or not readable".to_owned()),
+    };
+    let remedy = "mount -t tracefs tracefs /sys/kernel/tracing";
+    push(findings, "Surroundings", "tracefs", state, &found, Some(("finding tracepoints without BTF", remedy)));
+    let (state, found) = match features.cgroups {
+        Cgroups::V2 => (State::Ok, "version 2"),
+        Cgroups::Hybrid => (State::Ok, "version 1 controllers beside a version 2 tree"),
+        Cgroups::V1 => (State::Missing, "version 1 only: cgroup ids say nothing, containers are found by /proc"),
+        Cgroups::None => (State::Missing, "not mounted"),
+    };
+    let cost = "containers of processes that end before they are looked at";
+    push(findings, "Surroundings", "cgroups", state, found, Some((cost, "mount the version 2 tree (systemd.unified_cgroup_hierarchy=1)")));
+    let (state, found) = match &features.docker_socket {
+        Some(path) => (State::Ok, path.display().to_string()),
+        None => (State::Missing, "no socket".to_owned()),
+    };
+    let remedy = "where Docker runs elsewhere: --docker-socket PATH; otherwise nothing";
+    push(findings, "Surroundings", "Docker", state, &found, Some(("names and images of Docker containers; ids remain", remedy)));
+}
+
+/// `otherwise` (cost, remedy) is told only where something is missing or unknown.
+fn push(
+    findings: &mut Vec<Finding>,
+    topic: &'static str,
+    name: &str,
+    state: State,
+    found: &str,
+    otherwise: Option<(&'static str, &'static str)>,
+) {
+    let (cost, remedy) = otherwise.filter(|_| matches!(state, State::Missing | State::Unknown)).unzip();
+    findings.push(Finding { topic, name: name.to_owned(), state, found: found.to_owned(), cost, remedy });
+}
+
+fn there(value: Option<bool>) -> State {
+    match value {
+        Some(true) => State::Ok,
+        Some(false) => State::Missing,
+        None => State::Unknown,
+    }
+}
+
+fn known<'a>(value: Option<bool>, yes: &'a str, no: &'a str, unknown: &'a str) -> &'a str {
+    match value {
+        Some(true) => yes,
+        Some(false) => no,
+        None => unknown,
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            State::Chosen => "chosen",
+            State::Ok => "ok",
+            State::Missing => "missing",
+            State::Unknown => "unknown",
+            State::Unavailable => "-",
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Remora {} on Linux {} ({})", self.version, self.features.kernel, self.features.architecture)?;
+        let mut topic = "";
+        for finding in &self.findings {
+            if finding.topic != topic {
+                topic = finding.topic;
+                writeln!(f, "\n{topic}")?;
+            }
+            writeln!(f, "  {:<20} {:<8} {}", finding.name, finding.state, finding.found)?;
+            if let Some(cost) = finding.cost {
+                writeln!(f, "  {:<20} {:<8}   costs: {cost}", "", "")?;
+            }
+            if let Some(remedy) = finding.remedy {
+                writeln!(f, "  {:<20} {:<8}   to do: {remedy}", "", "")?;
+            }
+        }
+        if !self.programs.is_empty() {
+            writeln!(f, "\nPrograms, loaded for a trial")?;
+        }
+        for program in &self.programs {
+            writeln!(f, "  {:<29} {}", program.name, program.health)?;
+        }
+        let verdict = if self.can_capture { "Capture can work" } else { "Capture cannot work" };
+        writeln!(f, "\n{verdict}: {}.", self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::features::tests::complete;
+
+    #[test]
+    fn a_complete_host_has_nothing_to_do() {
+        let report = judge(complete(), Hooks::Auto, None);
+        assert_eq!(report.exit(), Exit::Done);
+        assert!(report.findings.iter().all(|finding| finding.cost.is_none() && finding.remedy.is_none()), "{report}");
+        let text = report.to_string();
+        assert!(text.ends_with("Capture can work: socket is the cheapest family that has all it needs here.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_says_its_cost_and_its_remedy() {
+        let mut features = complete();
+        features.capabilities.clear();
+        features.host_pid_namespace = Some(false);
+        let report = judge(features, Hooks::Auto, None);
+        assert_eq!(report.exit(), Exit::Unobservable);
+        let text = report.to_string();
+        for part in ["costs: everything: nothing can be loaded", "to do: run as root", "--pid=host", "Capture cannot work: no hook family"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_trial_in_which_nothing_attaches_overrules_the_features() {
+        let failed = [("send".to_owned(), Health::Failed("EPERM".to_owned())), ("exec".to_owned(), Health::Unsupported)];
+        let report = judge(complete(), Hooks::Auto, Some(&failed));
+        assert_eq!(report.exit(), Exit::Unobservable);
+        assert!(report.to_string().contains("send                          failed: EPERM"), "{report}");
+        let attached = [failed[0].clone(), ("receive".to_owned(), Health::Attached)];
+        assert_eq!(judge(complete(), Hooks::Auto, Some(&attached)).exit(), Exit::Done);
+    }
+
+    #[test]
+    fn the_json_report_has_the_decision_and_the_states_as_words() {
+        let failed = [("send".to_owned(), Health::Failed("EPERM".to_owned()))];
+        let json: serde_json::Value = serde_json::from_str(&judge(complete(), Hooks::Syscalls, Some(&failed)).to_json().unwrap()).unwrap();
+        assert_eq!((&json["hooks"], &json["can_capture"]), (&"syscalls".into(), &false.into()));
+        assert_eq!(json["findings"][0]["state"], "ok");
+        assert_eq!(json["findings"][1]["state"], "chosen");
+        assert_eq!(json["programs"][0], serde_json::json!({ "name": "send", "state": "failed", "why": "EPERM" }));
+        assert_eq!(json["features"]["btf"]["from"], "kernel");
+    }
+}

@@ -1,0 +1,339 @@
+//! What this kernel and this process's privileges offer, asked once and kept as plain data.
+//! Decides nothing: `hooks` does.
+#![allow(unsafe_code, reason = "libbpf's feature probes have no safe wrapper")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+    ptr,
+};
+
+use libbpf_rs::{
+    btf::{Btf, types::Typedef},
+    libbpf_sys::{self, bpf_func_id, bpf_map_type, bpf_prog_type},
+};
+use serde::Serialize;
+
+/// Where the kernel's types come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "from", content = "path", rename_all = "lowercase")]
+pub enum BtfSource {
+    /// `/sys/kernel/btf/vmlinux`
+    Kernel,
+    /// The file of `--btf`; serves field offsets only.
+    File(PathBuf),
+    None,
+}
+
+/// How control groups are mounted below `/sys/fs/cgroup`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cgroups {
+    V1,
+    V2,
+    /// v1 controllers beside a v2 tree.
+    Hybrid,
+    None,
+}
+
+/// What the kernel offers. `None` in an `Option<bool>`: cannot be known without more privileges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Features {
+    /// As `uname -r` writes it.
+    pub kernel: String,
+    pub architecture: String,
+    pub root: bool,
+    /// The effective ones among those that matter here.
+    pub capabilities: Vec<String>,
+    pub btf: BtfSource,
+    /// Why the file of `--btf` or the kernel's own BTF cannot be used.
+    pub btf_error: Option<String>,
+    /// The mount point, where tracefs is mounted and can be read.
+    pub tracefs: Option<PathBuf>,
+    /// Names of [`TRACEPOINTS`], and whether they are there.
+    pub tracepoints: BTreeMap<String, bool>,
+    pub kprobes: Option<bool>,
+    /// Programs at function entry and exit can be loaded as a type; whether they attach shows only a trial.
+    pub tracing_programs: Option<bool>,
+    pub ring_buffer: Option<bool>,
+    pub socket_storage: Option<bool>,
+    pub bpf_loop: Option<bool>,
+    pub task_pt_regs: Option<bool>,
+    /// none, integrity, confidentiality, or unknown.
+    pub lockdown: String,
+    /// 0 allowed, 1 off until reboot, 2 off.
+    pub unprivileged_bpf_disabled: Option<u32>,
+    pub bpf_stats_enabled: Option<bool>,
+    pub jit: Option<bool>,
+    pub cgroups: Cgroups,
+    /// Whether process ids mean the same to us and to the kernel's hooks.
+    pub host_pid_namespace: Option<bool>,
+    /// The Docker socket, where there is one.
+    pub docker_socket: Option<PathBuf>,
+    /// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK.
+    pub memlock_counts: bool,
+}
+
+/// The tracepoints that hooks may use, and their folder in tracefs.
+pub const TRACEPOINTS: [(&str, &str); 9] = [
+    ("sock", "sock_send_length"),
+    ("sock", "sock_recv_length"),
+    ("sock", "inet_sock_set_state"),
+    ("tcp", "tcp_retransmit_skb"),
+    ("sched", "sched_process_exec"),
+    ("sched", "sched_process_exit"),
+    ("sched", "sched_process_fork"),
+    ("raw_syscalls", "sys_enter"),
+    ("raw_syscalls", "sys_exit"),
+];
+
+/// Bits of capabilities(7).
+const CAPABILITIES: [(u32, &str); 8] = [
+    (1, "CAP_DAC_OVERRIDE"),
+    (2, "CAP_DAC_READ_SEARCH"),
+    (12, "CAP_NET_ADMIN"),
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+    (24, "CAP_SYS_RESOURCE"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
+
+/// PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h: the first pid namespace has this inode on every kernel since 3.8.
+const HOST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+impl Features {
+    /// Asks the kernel. Never fails: what cannot be asked is absent or unknown.
+    ///
+    /// `btf` is the file of `--btf`; `docker_socket` where the socket is looked for.
+    pub fn probe(btf: Option<&Path>, docker_socket: Option<&Path>) -> Self {
+        let (kernel, architecture) = nix::sys::utsname::uname().map_or_else(
+            |_| (String::new(), String::new()),
+            |uname| (uname.release().to_string_lossy().into_owned(), uname.machine().to_string_lossy().into_owned()),
+        );
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let capabilities = effective_capabilities(&status);
+        let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|folder| fs::read_dir(folder.join("events")).is_ok());
+        let (btf, btf_error, own) = find_btf(btf);
+        let tracepoints = TRACEPOINTS
+            .iter()
+            .map(|(group, name)| {
+                let in_btf = own.as_ref().is_some_and(|own| own.type_by_name::<Typedef<'_>>(&format!("btf_trace_{name}")).is_some());
+                let in_tracefs = tracefs.as_ref().is_some_and(|folder| folder.join("events").join(group).join(name).exists());
+                ((*name).to_owned(), in_btf || in_tracefs)
+            })
+            .collect();
+        // libbpf explains each refusal of a probe; here a refusal is an answer.
+        let previous = libbpf_rs::set_print(None);
+        let helper = |id| has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, id);
+        let features = Self {
+            root: nix::unistd::geteuid().is_root(),
+            btf,
+            btf_error,
+            kprobes: kprobes(tracefs.as_deref()),
+            tracefs,
+            tracepoints,
+            tracing_programs: has_program_type(libbpf_sys::BPF_PROG_TYPE_TRACING),
+            ring_buffer: has_map_type(libbpf_sys::BPF_MAP_TYPE_RINGBUF),
+            socket_storage: has_map_type(libbpf_sys::BPF_MAP_TYPE_SK_STORAGE),
+            bpf_loop: helper(libbpf_sys::BPF_FUNC_loop),
+            task_pt_regs: helper(libbpf_sys::BPF_FUNC_task_pt_regs),
+            lockdown: lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
+            unprivileged_bpf_disabled: number("/proc/sys/kernel/unprivileged_bpf_disabled"),
+            bpf_stats_enabled: number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
+            jit: number("/proc/sys/net/core/bpf_jit_enable").map(|on| on != 0),
+            cgroups: cgroups(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+            host_pid_namespace: fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino() == HOST_PID_NAMESPACE),
+            docker_socket: docker_socket
+                .filter(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket()))
+                .map(Path::to_path_buf),
+            memlock_counts: version(&kernel).is_some_and(|version| version < (5, 11)),
+            kernel,
+            architecture,
+            capabilities,
+        };
+        libbpf_rs::set_print(previous);
+        features
+    }
+
+    pub fn has_capability(&self, name: &str) -> bool {
+        self.capabilities.iter().any(|held| held == name)
+    }
+
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        self.tracepoints.get(name).copied().unwrap_or(false)
+    }
+
+    /// Privileges to load tracing programs. Container engines older than CAP_BPF (Linux 5.8) grant CAP_SYS_ADMIN alone.
+    pub fn may_load(&self) -> bool {
+        self.has_capability("CAP_SYS_ADMIN") || self.has_capability("CAP_BPF") && self.has_capability("CAP_PERFMON")
+    }
+}
+
+/// The source, what is wrong with it, and the running kernel's own types.
+fn find_btf(file: Option<&Path>) -> (BtfSource, Option<String>, Option<Btf<'static>>) {
+    const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+    let wrong = |path: &Path, error: libbpf_rs::Error| format!("reading the types of {}: {error}", path.display());
+    let previous = libbpf_rs::set_print(None);
+    let own = Btf::from_path(KERNEL);
+    let given = file.map(|path| (path, Btf::from_path(path).map(drop)));
+    libbpf_rs::set_print(previous);
+    let file_error =
+        given.as_ref().and_then(|(path, read)| Some(format!("reading the types of {}: {}", path.display(), read.as_ref().err()?)));
+    match (own, given) {
+        (Ok(own), _) => (BtfSource::Kernel, file_error, Some(own)),
+        (Err(_), Some((path, Ok(())))) => (BtfSource::File(path.to_path_buf()), None, None),
+        (Err(error), _) => (BtfSource::None, file_error.or_else(|| Some(wrong(Path::new(KERNEL), error))), None),
+    }
+}
+
+/// libbpf answers 1 yes, 0 no, negative: could not be asked.
+fn answer(code: i32) -> Option<bool> {
+    (code >= 0).then_some(code > 0)
+}
+
+fn has_program_type(kind: bpf_prog_type) -> Option<bool> {
+    // SAFETY: takes a number and a null for no options; loads a tiny program and closes it again.
+    answer(unsafe { libbpf_sys::libbpf_probe_bpf_prog_type(kind, ptr::null()) })
+}
+
+fn has_map_type(kind: bpf_map_type) -> Option<bool> {
+    // SAFETY: as above, with a map of one entry.
+    answer(unsafe { libbpf_sys::libbpf_probe_bpf_map_type(kind, ptr::null()) })
+}
+
+fn has_helper(kind: bpf_prog_type, helper: bpf_func_id) -> Option<bool> {
+    // SAFETY: as above, with a program that calls the helper.
+    answer(unsafe { libbpf_sys::libbpf_probe_bpf_helper(kind, helper, ptr::null()) })
+}
+
+/// The perf PMU exists where kprobes are compiled in, whether or not tracefs can be read.
+fn kprobes(tracefs: Option<&Path>) -> Option<bool> {
+    if Path::new("/sys/bus/event_source/devices/kprobe").exists() || tracefs.is_some_and(|folder| folder.join("kprobe_events").exists()) {
+        return Some(true);
+    }
+    (Path::new("/sys/bus/event_source/devices").exists() || tracefs.is_some()).then_some(false)
+}
+
+fn number(path: &str) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The CapEff line of proc(5) status: a hexadecimal mask.
+fn effective_capabilities(status: &str) -> Vec<String> {
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
+    CAPABILITIES.iter().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, name)| (*name).to_owned()).collect()
+}
+
+/// The word in brackets: `none [integrity] confidentiality`. Kernels without the module have no such file and no lockdown.
+fn lockdown(text: Option<&str>) -> String {
+    let Some(text) = text else { return "none".to_owned() };
+    let chosen = text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+    chosen.unwrap_or("unknown").to_owned()
+}
+
+/// From proc(5) mountinfo: the file system type is the first word after the separator ` - `.
+fn cgroups(mountinfo: &str) -> Cgroups {
+    let mut types = mountinfo.lines().filter_map(|line| line.split_once(" - ")?.1.split(' ').next());
+    let (mut v1, mut v2) = (false, false);
+    types.by_ref().for_each(|kind| {
+        v1 |= kind == "cgroup";
+        v2 |= kind == "cgroup2";
+    });
+    match (v1, v2) {
+        (true, true) => Cgroups::Hybrid,
+        (true, false) => Cgroups::V1,
+        (false, true) => Cgroups::V2,
+        (false, false) => Cgroups::None,
+    }
+}
+
+/// (5, 10) of `5.10.0-28-cloud-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A host on which everything works.
+    pub(crate) fn complete() -> Features {
+        Features {
+            kernel: "6.12.0".to_owned(),
+            architecture: "x86_64".to_owned(),
+            root: true,
+            capabilities: CAPABILITIES.map(|(_, name)| name.to_owned()).to_vec(),
+            btf: BtfSource::Kernel,
+            btf_error: None,
+            tracefs: Some(PathBuf::from("/sys/kernel/tracing")),
+            tracepoints: TRACEPOINTS.iter().map(|(_, name)| ((*name).to_owned(), true)).collect(),
+            kprobes: Some(true),
+            tracing_programs: Some(true),
+            ring_buffer: Some(true),
+            socket_storage: Some(true),
+            bpf_loop: Some(true),
+            task_pt_regs: Some(true),
+            lockdown: "none".to_owned(),
+            unprivileged_bpf_disabled: Some(2),
+            bpf_stats_enabled: Some(false),
+            jit: Some(true),
+            cgroups: Cgroups::V2,
+            host_pid_namespace: Some(true),
+            docker_socket: Some(PathBuf::from("/var/run/docker.sock")),
+            memlock_counts: false,
+        }
+    }
+
+    impl Features {
+        pub(crate) fn set_tracepoint(&mut self, name: &str, there: bool) {
+            assert!(self.tracepoints.insert(name.to_owned(), there).is_some(), "{name} is not a tracepoint we know");
+        }
+    }
+
+    #[test]
+    fn effective_capabilities_are_those_of_the_mask() {
+        let status = "Name:\tx\nCapPrm:\tffffffffffffffff\nCapEff:\t000000c000200000\n";
+        assert_eq!(effective_capabilities(status), ["CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
+        assert!(effective_capabilities("").is_empty());
+    }
+
+    #[test]
+    fn lockdown_is_the_word_in_brackets() {
+        assert_eq!(lockdown(Some("none [integrity] confidentiality\n")), "integrity");
+        assert_eq!(lockdown(Some("[none] integrity confidentiality\n")), "none");
+        assert_eq!(lockdown(None), "none");
+        assert_eq!(lockdown(Some("")), "unknown");
+    }
+
+    #[test]
+    fn cgroup_mounts_are_told_apart() {
+        let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n";
+        let v2 = "42 31 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroups(v1), Cgroups::V1);
+        assert_eq!(cgroups(v2), Cgroups::V2);
+        assert_eq!(cgroups(&format!("{v1}{v2}")), Cgroups::Hybrid);
+        assert_eq!(cgroups("1 2 0:1 / / rw - ext4 /dev/cgroup rw\n"), Cgroups::None);
+    }
+
+    #[test]
+    fn releases_are_compared_by_their_first_two_numbers() {
+        assert_eq!(version("5.10.0-28-cloud-amd64"), Some((5, 10)));
+        assert_eq!(version("6.18+"), Some((6, 18)));
+        assert_eq!(version("unknown"), None);
+    }
+
+    #[test]
+    fn probing_without_any_privilege_or_file_still_answers() {
+        let features = Features::probe(Some(Path::new("/nonexistent.btf")), None);
+        assert!(version(&features.kernel).is_some(), "{features:?}");
+        assert_eq!(features.tracepoints.len(), TRACEPOINTS.len());
+        assert!(features.btf_error.as_ref().is_some_and(|error| error.contains("/nonexistent.btf")), "{features:?}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Which hook family carries the data: a decision from features alone, without asking the kernel again.
+
+use serde::Serialize;
+
+use super::features::{BtfSource, Features};
+use crate::config::Hooks;
+
+/// A hook family that this version can load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookFamily {
+    Socket,
+    Syscalls,
+}
+
+impl HookFamily {
+    /// In the order of preference: the cheaper first.
+    pub const ALL: [HookFamily; 2] = [HookFamily::Socket, HookFamily::Syscalls];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            HookFamily::Socket => "socket",
+            HookFamily::Syscalls => "syscalls",
+        }
+    }
+}
+
+/// Why no hook family was chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the hooks {0} are not available in this version; use auto, socket or syscalls")]
+    NotBuilt(&'static str),
+    #[error("the hooks {family} cannot work on this host: {}", .missing.join(", "))]
+    Missing { family: &'static str, missing: Vec<String> },
+    #[error("no hook family can work on this host: {}", .0.join("; "))]
+    NoneWorks(Vec<String>),
+}
+
+/// The family that was asked for, or with `auto` the cheapest that has all it needs.
+///
+/// # Errors
+/// [`Refusal`] names all that is missing, of every family that was considered.
+pub fn choose_hooks(features: &Features, wanted: Hooks) -> Result<HookFamily, Refusal> {
+    let family = match wanted {
+        Hooks::Auto => return choose_any(features),
+        Hooks::Socket => HookFamily::Socket,
+        Hooks::Syscalls => HookFamily::Syscalls,
+        Hooks::Fentry => return Err(Refusal::NotBuilt("fentry")),
+        Hooks::Kprobe => return Err(Refusal::NotBuilt("kprobe")),
+        Hooks::Packet => return Err(Refusal::NotBuilt("packet")),
+    };
+    let missing = missing(features, family);
+    if missing.is_empty() { Ok(family) } else { Err(Refusal::Missing { family: family.name(), missing }) }
+}
+
+fn choose_any(features: &Features) -> Result<HookFamily, Refusal> {
+    let mut reasons = Vec::new();
+    for family in HookFamily::ALL {
+        let missing = missing(features, family);
+        if missing.is_empty() {
+            return Ok(family);
+        }
+        reasons.push(format!("{} lacks {}", family.name(), missing.join(", ")));
+    }
+    Err(Refusal::NoneWorks(reasons))
+}
+
+/// What `family` needs and this host does not offer, in words; empty when it can work.
+pub fn missing(features: &Features, family: HookFamily) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut need = |there: bool, what: &str| {
+        if !there {
+            missing.push(what.to_owned());
+        }
+    };
+    need(features.may_load(), "the capabilities CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN)");
+    need(features.lockdown != "confidentiality", "a kernel that is not locked down for confidentiality");
+    // Both families are typed tracepoints, whose arguments the verifier knows from the running kernel's own BTF; a file from
+    // elsewhere only helps to find fields.
+    need(features.btf == BtfSource::Kernel, "the running kernel's BTF (/sys/kernel/btf/vmlinux)");
+    need(features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
+    let tracepoints: &[&str] = match family {
+        HookFamily::Socket => &["sock_send_length", "sock_recv_length", "inet_sock_set_state"],
+        HookFamily::Syscalls => &["sys_exit", "inet_sock_set_state"],
+    };
+    if features.btf == BtfSource::Kernel {
+        for name in tracepoints {
+            need(features.has_tracepoint(name), &format!("the tracepoint {name}"));
+        }
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::features::tests::complete, *};
+
+    #[test]
+    fn auto_takes_socket_then_syscalls() {
+        let mut features = complete();
+        assert_eq!(choose_hooks(&features, Hooks::Auto), Ok(HookFamily::Socket));
+        features.set_tracepoint("sock_send_length", false);
+        assert_eq!(choose_hooks(&features, Hooks::Auto), Ok(HookFamily::Syscalls));
+        assert_eq!(choose_hooks(&features, Hooks::Syscalls), Ok(HookFamily::Syscalls));
+        let refusal = choose_hooks(&features, Hooks::Socket).unwrap_err();
+        assert_eq!(refusal.to_string(), "the hooks socket cannot work on this host: the tracepoint sock_send_length");
+    }
+
+    #[test]
+    fn families_that_are_not_built_are_refused_as_such_even_where_the_kernel_has_them() {
+        for (wanted, name) in [(Hooks::Fentry, "fentry"), (Hooks::Kprobe, "kprobe"), (Hooks::Packet, "packet")] {
+            let refusal = choose_hooks(&complete(), wanted).unwrap_err();
+            assert_eq!(refusal, Refusal::NotBuilt(name));
+            assert!(refusal.to_string().contains("not available in this version"));
+        }
+    }
+
+    #[test]
+    fn sys_admin_alone_is_enough_and_bpf_without_perfmon_is_not() {
+        let mut features = complete();
+        features.capabilities = vec!["CAP_SYS_ADMIN".to_owned()];
+        assert!(choose_hooks(&features, Hooks::Auto).is_ok());
+        features.capabilities = vec!["CAP_BPF".to_owned()];
+        let refusal = choose_hooks(&features, Hooks::Auto).unwrap_err().to_string();
+        assert!(refusal.contains("socket lacks the capabilities") && refusal.contains("syscalls lacks the capabilities"), "{refusal}");
+    }
+
+    #[test]
+    fn a_file_with_types_does_not_replace_the_kernels_own() {
+        let mut features = complete();
+        features.btf = BtfSource::File("/x.btf".into());
+        assert!(matches!(choose_hooks(&features, Hooks::Auto), Err(Refusal::NoneWorks(_))));
+    }
+
+    #[test]
+    fn lockdown_and_an_old_kernel_are_said() {
+        let mut features = complete();
+        features.lockdown = "confidentiality".to_owned();
+        features.ring_buffer = Some(false);
+        let refusal = choose_hooks(&features, Hooks::Syscalls).unwrap_err().to_string();
+        assert!(refusal.contains("confidentiality") && refusal.contains("ring buffer"), "{refusal}");
+    }
+}
