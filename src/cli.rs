@@ -11,13 +11,14 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-Every option below a heading can also be given as an environment variable (REMORA_CAPTURE_BYTES for
---capture-bytes) or as a key of the file (capture_bytes). The order of precedence is: option, environment, file, default.
+Every setting can be given as an option (--capture-bytes), as an environment variable
+(REMORA_CAPTURE_BYTES) or as a key of the file (capture_bytes). The first of these wins;
+what none of them says keeps its default.
 
 Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 this host cannot be observed.
 
 Examples:
-  remora run                                    live table of who talks to whom; also on http://127.0.0.1:7117
+  remora run                                    who talks to whom, in a live table
   remora run --port 80,5432 --output json       only these ports, as JSON lines
   remora agent --listen 0.0.0.0:7117            metrics for a scraper, no table
   remora doctor                                 why does it not work here?
@@ -28,7 +29,6 @@ Examples:
 ";
 
 /// Shows which programs of this host talk to which, how often, how fast and with what errors.
-///
 /// Remora watches from inside the kernel (eBPF) and understands the protocols spoken. The watched programs need no change and no restart.
 #[derive(Debug, Parser)]
 #[command(name = "remora", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true, max_term_width = 120)]
@@ -172,7 +172,7 @@ fn usage(error: &clap::Error) -> anyhow::Error {
     }
     let text = error.render().to_string();
     let said = text.split("\n\nUsage:").next().unwrap_or_default().split("\n\nFor more information").next().unwrap_or_default();
-    let said = said.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = said.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ");
     Failure::usage(anyhow!("{said}; see remora --help")).into()
 }
 

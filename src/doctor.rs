@@ -199,7 +199,7 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     push(findings, "Kernel", "BPF statistics", State::Ok, found, None);
     if features.memlock_counts {
         let cost = "loading, where the limit is low";
-        push(findings, "Kernel", "locked memory", State::Unknown, "counts BPF maps before Linux 5.11", Some((cost, "ulimit -l unlimited")));
+        push(findings, "Kernel", "locked memory", State::Missing, "counts BPF maps before Linux 5.11", Some((cost, "ulimit -l unlimited")));
     }
 }
 
@@ -238,7 +238,11 @@ fn push(
     found: &str,
     otherwise: Option<(&'static str, &'static str)>,
 ) {
-    let (cost, remedy) = otherwise.filter(|_| matches!(state, State::Missing | State::Unknown)).unzip();
+    let (cost, remedy) = match (state, otherwise) {
+        (State::Missing, Some((cost, remedy))) => (Some(cost), Some(remedy)),
+        (State::Unknown, Some((cost, _))) => (Some(cost), Some("run the doctor with the privileges of the agent")),
+        _ => (None, None),
+    };
     findings.push(Finding { topic, name: name.to_owned(), state, found: found.to_owned(), cost, remedy });
 }
 

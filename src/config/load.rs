@@ -225,12 +225,14 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_as_the_same_configuration() {
-        let mut config = Config::default();
-        config.pid = vec![1, 2];
-        config.listen = Some("[::1]:80".parse().unwrap());
-        config.btf = Some(PathBuf::from("/a b/#c: \"d\\.btf"));
-        config.docker_socket = None;
-        config.idle_after = std::time::Duration::from_millis(1500);
+        let config = Config {
+            pid: vec![1, 2],
+            listen: Some("[::1]:80".parse().unwrap()),
+            btf: Some(PathBuf::from("/a b/#c: \"d\\.btf")),
+            docker_socket: None,
+            idle_after: std::time::Duration::from_millis(1500),
+            ..Config::default()
+        };
         let text = Effective { config: config.clone(), origins: BTreeMap::new() }.to_yaml();
         assert_eq!(Effective::merge(&sources(&text, &[], &[])).unwrap().config, config, "{text}");
     }

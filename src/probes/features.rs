@@ -128,21 +128,18 @@ impl Features {
                 ((*name).to_owned(), in_btf || in_tracefs)
             })
             .collect();
-        // libbpf explains each refusal of a probe; here a refusal is an answer.
-        let previous = libbpf_rs::set_print(None);
-        let helper = |id| has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, id);
-        let features = Self {
+        let mut features = Self {
             root: nix::unistd::geteuid().is_root(),
             btf,
             btf_error,
             kprobes: kprobes(tracefs.as_deref()),
             tracefs,
             tracepoints,
-            tracing_programs: has_program_type(libbpf_sys::BPF_PROG_TYPE_TRACING),
-            ring_buffer: has_map_type(libbpf_sys::BPF_MAP_TYPE_RINGBUF),
-            socket_storage: has_map_type(libbpf_sys::BPF_MAP_TYPE_SK_STORAGE),
-            bpf_loop: helper(libbpf_sys::BPF_FUNC_loop),
-            task_pt_regs: helper(libbpf_sys::BPF_FUNC_task_pt_regs),
+            tracing_programs: None,
+            ring_buffer: None,
+            socket_storage: None,
+            bpf_loop: None,
+            task_pt_regs: None,
             lockdown: lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
             unprivileged_bpf_disabled: number("/proc/sys/kernel/unprivileged_bpf_disabled"),
             bpf_stats_enabled: number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
@@ -157,8 +154,22 @@ impl Features {
             architecture,
             capabilities,
         };
-        libbpf_rs::set_print(previous);
+        // Without privileges libbpf takes the refusal of every load for an answer, and its answers would be wrong.
+        if features.may_load() {
+            features.ask_libbpf();
+        }
         features
+    }
+
+    fn ask_libbpf(&mut self) {
+        // libbpf explains each refusal of a probe; here a refusal is an answer.
+        let previous = libbpf_rs::set_print(None);
+        self.tracing_programs = has_program_type(libbpf_sys::BPF_PROG_TYPE_TRACING);
+        self.ring_buffer = has_map_type(libbpf_sys::BPF_MAP_TYPE_RINGBUF);
+        self.socket_storage = has_map_type(libbpf_sys::BPF_MAP_TYPE_SK_STORAGE);
+        self.bpf_loop = has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_loop);
+        self.task_pt_regs = has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_task_pt_regs);
+        libbpf_rs::set_print(previous);
     }
 
     pub fn has_capability(&self, name: &str) -> bool {

@@ -79,6 +79,10 @@ pub fn missing(features: &Features, family: HookFamily) -> Vec<String> {
     // elsewhere only helps to find fields.
     need(features.btf == BtfSource::Kernel, "the running kernel's BTF (/sys/kernel/btf/vmlinux)");
     need(features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
+    if family == HookFamily::Socket {
+        need(features.task_pt_regs != Some(false), "the helper bpf_task_pt_regs (Linux 5.15)");
+        need(features.socket_storage != Some(false), "socket storage (Linux 5.11 for tracing programs)");
+    }
     let tracepoints: &[&str] = match family {
         HookFamily::Socket => &["sock_send_length", "sock_recv_length", "inet_sock_set_state"],
         HookFamily::Syscalls => &["sys_exit", "inet_sock_set_state"],
