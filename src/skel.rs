@@ -31,7 +31,7 @@ plain! {
     fork_event: 40,
     counters_event: 56,
     socket_tuple: 40,
-    conn: 152,
+    conn: 168,
     capture_wish: 24,
 }
 

@@ -68,6 +68,14 @@ static __always_inline void read_bases(struct conn *conn, struct sock *sk)
 	conn->retransmits_base = LOAD(tp, total_retrans);
 }
 
+static __always_inline void read_quality(struct conn *conn, struct sock *sk)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+
+	conn->retransmits = LOAD(tp, total_retrans) - conn->retransmits_base;
+	conn->srtt_us = LOAD(tp, srtt_us) >> 3;
+}
+
 static __always_inline bool pid_wanted(__u32 pid)
 {
 	if (pid == settings.own_pid)
@@ -75,15 +83,17 @@ static __always_inline bool pid_wanted(__u32 pid)
 	return !settings.filter_pids || bpf_map_lookup_elem(&pids, &pid);
 }
 
-/* Decided once the ports are known: what is not wanted is ignored for good. */
-static __always_inline bool conn_wanted(const struct conn *conn)
+/*
+ * Decided once the ports are known: what is not wanted is ignored for good.
+ * The life of the side that is not watched is reported all the same: it costs
+ * little, and names the peer of the side that is.
+ */
+static __always_inline bool conn_wanted(struct conn *conn)
 {
 	const struct socket_tuple *tuple = &conn->tuple;
 
-	if (conn->role == ROLE_CLIENT && !settings.watch_client)
-		return false;
-	if (conn->role == ROLE_SERVER && !settings.watch_server)
-		return false;
+	if (conn->role == ROLE_CLIENT ? !settings.watch_client : !settings.watch_server)
+		conn->flags |= CONN_QUIET;
 	if (conn->role == ROLE_SERVER && settings.own_port && tuple->local_port == settings.own_port &&
 	    tuple->netns == settings.own_netns)
 		return false;

@@ -221,6 +221,9 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 	end = position_after(flow, sk, size + behind, sent) - behind;
 	flow->position = end;
 	flow->calls++;
+	read_quality(conn, sk);
+	if (conn->flags & CONN_QUIET)
+		return;
 	wish = read_wish(conn, sent);
 	/* the call that reaches the position of interest is reported: it tells when the part before it was over */
 	if (end < wish.from || wish.from == CONTROL_NEVER) {

@@ -15,7 +15,7 @@ static __always_inline void on_connect(struct sock *sk)
 	conn.start_ns = bpf_ktime_get_ns();
 	read_process(&conn);
 	if (conn.pid == settings.own_pid)
-		conn.flags = CONN_IGNORED;
+		conn.flags |= CONN_IGNORED;
 	if (bpf_map_update_elem(&conns, &key, &conn, BPF_ANY))
 		count(STAT_CONNS_FULL);
 }
@@ -52,7 +52,7 @@ static __always_inline void on_accepted(struct sock *sk)
 	read_bases(&conn, sk);
 	conn.id = mint_id(&conn.tuple);
 	if (!conn_wanted(&conn))
-		conn.flags = CONN_IGNORED;
+		conn.flags |= CONN_IGNORED;
 	if (bpf_map_update_elem(&conns, &key, &conn, BPF_ANY))
 		count(STAT_CONNS_FULL);
 }
@@ -94,7 +94,6 @@ static __always_inline __u8 close_reason(const struct conn *conn, __u32 error)
 
 static __always_inline void report_close(struct conn *conn, struct sock *sk)
 {
-	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	struct close_event *event;
 
 	if (conn->flags & CONN_IGNORED)
@@ -105,6 +104,7 @@ static __always_inline void report_close(struct conn *conn, struct sock *sk)
 			return;
 		announce(conn);
 	}
+	read_quality(conn, sk);
 	event = event_reserve(sizeof(*event), EVENT_CLOSE);
 	if (!event)
 		return;
@@ -117,8 +117,8 @@ static __always_inline void report_close(struct conn *conn, struct sock *sk)
 	event->calls_received = conn->flows[0].calls;
 	event->bytes_sent = conn->flows[1].position;
 	event->calls_sent = conn->flows[1].calls;
-	event->retransmits = LOAD(tp, total_retrans) - conn->retransmits_base;
-	event->srtt_us = LOAD(tp, srtt_us) >> 3;
+	event->retransmits = conn->retransmits;
+	event->srtt_us = conn->srtt_us;
 	event->error = LOAD(sk, sk_err);
 	event->reason = close_reason(conn, event->error);
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));

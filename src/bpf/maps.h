@@ -11,6 +11,7 @@ enum conn_flag {
 	CONN_ADOPTED = 2,   /* older than the agent */
 	CONN_IGNORED = 4,   /* the agent's own, or filtered out for good */
 	CONN_CLOSED = 8,    /* TCP is done with it, unread data may remain */
+	CONN_QUIET = 16,    /* the side that is not watched: its life is reported, its data is not */
 };
 
 enum first_fin {
@@ -36,10 +37,12 @@ struct conn {
 	__u32 pid; /* 0: not known yet */
 	__u32 tid;
 	__u32 retransmits_base; /* segments retransmitted before adoption */
+	__u32 retransmits;	/* segments retransmitted since, and the smoothed round-trip time, as of the last data */
+	__u32 srtt_us;
 	__u8 role;	/* enum conn_role */
 	__u8 flags;	/* enum conn_flag */
 	__u8 first_fin; /* enum first_fin */
-	__u8 _pad;
+	__u8 _pad[5];
 	__u8 comm[COMM_LEN];
 };
 

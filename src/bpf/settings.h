@@ -17,8 +17,8 @@ struct settings {
 	__u32 own_pid;	   /* the agent: never watched */
 	__u32 own_netns;   /* with own_port: the agent's HTTP listener */
 	__u16 own_port;	   /* host byte order; 0: none */
-	__u8 watch_client; /* report sockets that connected */
-	__u8 watch_server; /* report sockets that were accepted */
+	__u8 watch_client; /* report the data of sockets that connected */
+	__u8 watch_server; /* report the data of sockets that were accepted */
 	__u8 filter_pids;  /* only thread groups in `pids` */
 	__u8 filter_ports; /* only connections with a port in `ports` */
 	__u8 _pad[2];

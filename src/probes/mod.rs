@@ -3,3 +3,6 @@
 pub mod features;
 pub mod health;
 pub mod hooks;
+pub mod load;
+pub mod table;
+pub mod transport;

@@ -1,0 +1,167 @@
+//! The maps that user space reads or writes while the programs run: connections, wishes, tallies.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+
+use crate::{
+    event::Totals,
+    model::ConnectionId,
+    skel::{bytes, types},
+};
+
+/// The kernel's connections, for the counters of those that live long.
+pub struct ConnectionTable {
+    map: MapHandle,
+}
+
+/// One connection's counters as they stand.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionCounters {
+    pub id: ConnectionId,
+    pub pid: u32,
+    pub totals: Totals,
+}
+
+impl ConnectionTable {
+    pub(super) fn new(map: MapHandle) -> Self {
+        Self { map }
+    }
+
+    /// How many connections the kernel can hold.
+    pub fn capacity(&self) -> u32 {
+        self.map.max_entries()
+    }
+
+    /// Calls `each` for every connection that is established. Costs about a microsecond an entry.
+    pub fn for_each(&self, mut each: impl FnMut(ConnectionCounters)) -> Result<()> {
+        const BATCH: u32 = 1024;
+        for (_, value) in self.map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).context("reading the connection map")? {
+            let mut conn = types::conn::default();
+            if plain::Plain::copy_from_bytes(&mut conn, &value).is_err() || conn.id == 0 {
+                continue;
+            }
+            let [received, sent] = conn.flows;
+            each(ConnectionCounters {
+                id: ConnectionId(conn.id),
+                pid: conn.pid,
+                totals: Totals {
+                    bytes_sent: sent.position,
+                    bytes_received: received.position,
+                    retransmits: conn.retransmits,
+                    srtt_us: conn.srtt_us,
+                },
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Where user space tells the kernel what of a connection it wants to see. See `struct capture_wish` in `maps.h`.
+pub struct Wishes {
+    map: MapHandle,
+}
+
+/// What is wanted of one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Stream positions from which on each direction is of interest again; [`Wish::NEVER`]: not any more.
+    pub from_received: u64,
+    pub from_sent: u64,
+    /// Bytes of each call; 0: the default.
+    pub limit: u32,
+}
+
+impl Wish {
+    pub const NEVER: u64 = VALUE_MASK;
+}
+
+const VALUE_BITS: u32 = 48;
+const VALUE_MASK: u64 = (1 << VALUE_BITS) - 1;
+const SLOTS_LOG2: u32 = 14;
+
+impl Wishes {
+    pub(super) fn new(map: MapHandle) -> Self {
+        Self { map }
+    }
+
+    pub fn set(&self, id: ConnectionId, wish: Wish) -> Result<()> {
+        let number = id.0 >> 8;
+        let slot = (number & ((1 << SLOTS_LOG2) - 1)) as u32;
+        let tag = (number >> SLOTS_LOG2) & 0xffff;
+        let word = |value: u64| tag << VALUE_BITS | value.min(VALUE_MASK);
+        let value = types::capture_wish {
+            from_received: word(wish.from_received),
+            from_sent: word(wish.from_sent),
+            limit: word(u64::from(wish.limit)),
+        };
+        self.map.update(&slot.to_ne_bytes(), bytes(&value), MapFlags::ANY).context("writing the wishes map")
+    }
+}
+
+/// What the programs counted, summed over CPUs.
+pub struct Tallies {
+    map: MapHandle,
+}
+
+/// See `enum tally` in `maps.h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub ring_full: u64,
+    pub connections_full: u64,
+    pub unread: u64,
+    pub data: u64,
+    pub other: u64,
+    pub counted: u64,
+}
+
+impl Tallies {
+    pub(super) fn new(map: MapHandle) -> Self {
+        Self { map }
+    }
+
+    pub fn read(&self) -> Result<Tally> {
+        Ok(Tally {
+            ring_full: self.sum(types::tally::STAT_RING_FULL)?,
+            connections_full: self.sum(types::tally::STAT_CONNS_FULL)?,
+            unread: self.sum(types::tally::STAT_UNREAD)?,
+            data: self.sum(types::tally::STAT_DATA)?,
+            other: self.sum(types::tally::STAT_OTHER)?,
+            counted: self.sum(types::tally::STAT_COUNTED)?,
+        })
+    }
+
+    fn sum(&self, tally: types::tally) -> Result<u64> {
+        let values = self.map.lookup_percpu(&tally.0.to_ne_bytes(), MapFlags::ANY).context("reading the stats map")?;
+        let number = |value: Vec<u8>| value.first_chunk::<8>().copied().map_or(0, u64::from_ne_bytes);
+        Ok(values.unwrap_or_default().into_iter().map(number).sum())
+    }
+}
+
+/// Which counters changed since the last reading: only those are worth an event.
+#[derive(Debug, Default)]
+pub struct Changes {
+    known: HashMap<ConnectionId, (Totals, u64)>,
+    round: u64,
+}
+
+impl Changes {
+    /// Reads the table and calls `each` for every connection whose counters moved.
+    pub fn read(&mut self, table: &ConnectionTable, mut each: impl FnMut(ConnectionCounters)) -> Result<usize> {
+        self.round += 1;
+        let round = self.round;
+        let mut count = 0;
+        table.for_each(|counters| {
+            count += 1;
+            let known = self.known.entry(counters.id).or_default();
+            if known.0 != counters.totals {
+                known.0 = counters.totals;
+                each(counters);
+            }
+            known.1 = round;
+        })?;
+        self.known.retain(|_, known| known.1 == round);
+        Ok(count)
+    }
+}
