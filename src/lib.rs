@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod attribution;
 pub mod connection;
 pub mod doctor;
 pub mod event;
