@@ -2,3 +2,4 @@
 //! Knows nothing of traffic; it is asked with the pids, cgroup ids and addresses that events carry.
 
 pub mod cgroup;
+pub mod container;
