@@ -131,12 +131,10 @@ impl ContainerNames {
                 });
             }
             // podman says `remove`.
-            "destroy" | "remove" => {
-                if self.get(&actor.id).is_some() {
-                    self.change(|table| {
-                        table.remove(&actor.id);
-                    });
-                }
+            "destroy" | "remove" if self.get(&actor.id).is_some() => {
+                self.change(|table| {
+                    table.remove(&actor.id);
+                });
             }
             _ => {}
         }

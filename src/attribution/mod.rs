@@ -1,6 +1,16 @@
 //! Who stands behind a socket: processes, the containers they run in, and who listens where.
 //! Knows nothing of traffic; it is asked with the pids, cgroup ids and addresses that events carry.
+//!
+//! Everything here is synchronous and has one owner, but for [`container::watch`], which runs on tokio and shares its
+//! names by snapshots. Whoever owns [`Processes`] and [`Listeners`] feeds them the kernel's events in their order.
 
 pub mod cgroup;
 pub mod container;
+pub mod listeners;
 pub mod process;
+pub mod sockets;
+
+pub use cgroup::CgroupPaths;
+pub use container::ContainerNames;
+pub use listeners::Listeners;
+pub use process::Processes;

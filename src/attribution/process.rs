@@ -155,7 +155,7 @@ impl Processes {
             self.counts.from_proc += 1;
             start_ticks = ticks;
             found
-        } else if let Some(process) = self.from_events(pid, comm_hint, now_ns) {
+        } else if let Some(process) = self.reconstruct(pid, comm_hint, now_ns) {
             self.counts.from_events += 1;
             process
         } else {
@@ -236,7 +236,7 @@ impl Processes {
     }
 
     /// A process that /proc no longer has: what it executed, or what its nearest remembered ancestor was.
-    fn from_events(&mut self, pid: u32, comm_hint: &str, now_ns: u64) -> Option<Process> {
+    fn reconstruct(&mut self, pid: u32, comm_hint: &str, now_ns: u64) -> Option<Process> {
         let mut ancestor = pid;
         for _ in 0..ANCESTORS_MAX {
             let origin = match self.table.get(&ancestor) {
