@@ -341,7 +341,8 @@ mod tests {
             ("/kubepods/besteffort/podf0f1/crio-ID", "ID", "cri-o"),
             // kubelet: systemd driver
             (
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod8712f785_1a3e_41ec_a00b_e2dcc77431cb.slice/cri-containerd-ID.scope",
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod8712f785_1a3e_41ec_a00b_e2dcc77431cb.slice\
+                 /cri-containerd-ID.scope",
                 "ID",
                 "containerd",
             ),
@@ -457,5 +458,17 @@ mod tests {
         assert_eq!(paths.directory(), None);
         assert_eq!(paths.path(1, 0), None);
         assert_eq!(paths.counts().walks, 0);
+    }
+
+    #[test]
+    fn finds_the_cgroups_of_the_live_host() {
+        let mut paths = CgroupPaths::find(Path::new("/proc"));
+        let Some(directory) = paths.directory().map(Path::to_owned) else { return };
+        let expected = fs::read_dir(&directory).unwrap().flatten().find(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        assert!(paths.path(fs::metadata(&directory).unwrap().ino(), 1).unwrap().starts_with('/'));
+        if let Some(entry) = expected {
+            let path = paths.path(fs::metadata(entry.path()).unwrap().ino(), 1).unwrap();
+            assert!(path.ends_with(&*entry.file_name().to_string_lossy()), "{path}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! Knows nothing of processes but their pids. One owner; nothing here locks or waits.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
@@ -46,6 +46,8 @@ pub struct ListenerCounts {
 pub struct Listeners {
     proc_root: PathBuf,
     listening: BTreeMap<ListeningSocket, Holders>,
+    /// All processes among the holders, and perhaps some that were: most exits concern none of them.
+    holding: HashSet<u32>,
     /// By namespace, local and remote end: from the last scan.
     established: HashMap<(u32, Endpoint, Endpoint), u32>,
     /// Something is listening whose process is no longer known.
@@ -68,6 +70,7 @@ impl Listeners {
         Self {
             proc_root: proc_root.to_owned(),
             listening: BTreeMap::new(),
+            holding: HashSet::new(),
             established: HashMap::new(),
             stale: false,
             scanned_ns: None,
@@ -75,7 +78,7 @@ impl Listeners {
         }
     }
 
-    /// Reads the sockets of all processes now, whatever it costs, and believes what it finds: at start.
+    /// Reads the sockets of all processes now, whatever it costs (see [`scan`]), and believes what it finds: at start.
     pub fn rescan(&mut self, now_ns: u64) {
         self.scanned_ns = Some(now_ns);
         self.apply(scan(&self.proc_root));
@@ -92,6 +95,7 @@ impl Listeners {
     pub fn apply(&mut self, scan: Scan) {
         self.stale = false;
         self.listening.clear();
+        self.holding.clear();
         for found in scan.listening {
             self.insert(found.socket, found.pids, found.sockets);
         }
@@ -122,6 +126,9 @@ impl Listeners {
 
     /// A process ended. A socket that it held alone as far as is known may live on in a child: the next scan tells.
     pub fn observe_exit(&mut self, pid: u32) {
+        if !self.holding.remove(&pid) {
+            return;
+        }
         for holders in self.listening.values_mut() {
             if let Ok(index) = holders.pids.binary_search(&pid) {
                 holders.pids.remove(index);
@@ -186,6 +193,7 @@ impl Listeners {
         holders.pids.sort_unstable();
         holders.pids.dedup();
         holders.pids.truncate(HOLDERS_MAX);
+        self.holding.extend(&holders.pids);
     }
 }
 

@@ -63,7 +63,9 @@ pub fn established(proc_root: &Path, pid: u32) -> Vec<Established> {
 
 /// Reads all of it: every namespace's socket tables, then every descriptor of every process.
 ///
-/// Costs about 1 µs a descriptor and a socket. Processes that end meanwhile and descriptors that may not be read are passed over.
+/// Costs some 10 µs a descriptor and, for each namespace, two walks of the kernel's hash of connections, which all namespaces
+/// share: 3 ms each where it has 262,144 buckets, however few are used. Processes that end meanwhile and descriptors that
+/// may not be read are passed over.
 pub fn scan(proc_root: &Path) -> Scan {
     let began = Instant::now();
     let pids = pids(proc_root);
