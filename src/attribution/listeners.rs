@@ -91,7 +91,8 @@ impl Listeners {
         }
     }
 
-    /// Takes the result of a scan that was made elsewhere (see [`scan`]).
+    /// Takes the result of a scan that was made elsewhere (see [`scan`]), in place of all that was known. Events that came
+    /// since that scan began must be fed (again) afterwards: it may have missed what they tell.
     pub fn apply(&mut self, scan: Scan) {
         self.stale = false;
         self.listening.clear();
