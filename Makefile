@@ -7,7 +7,7 @@ CARGO ?= cargo
 # A fresh rustup installation is not on PATH before the next login.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-BUILD_PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
+BUILD_PACKAGES := ca-certificates clang llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
 TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump \
 	python3 python3-psycopg2
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
@@ -46,7 +46,8 @@ fmt: deps-lint rust ## formats Rust and C
 	$(CARGO) fmt
 	clang-format -i $(BPF_SOURCES)
 
-# Installs the packages of $(1) that are absent, says which, and does nothing when there are none.
+# Installs the packages of $(1) that are absent, says which, and does nothing when there are none. Debian starts a server when
+# its package is installed, unless policy-rc.d forbids it: the tests start their own servers, on their own ports.
 define install
 	@absent=(); for package in $(1); do \
 		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || absent+=("$$package"); \
@@ -55,13 +56,15 @@ define install
 	if ! command -v apt-get >/dev/null; then echo "make: not a Debian system; install what corresponds to: $${absent[*]}" >&2; exit 1; fi; \
 	if (($$(id -u))); then echo "make: as root: apt-get install $${absent[*]}" >&2; exit 1; fi; \
 	echo "installing $${absent[*]}"; \
-	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; apt-get install -y -qq --no-install-recommends "$${absent[@]}" >/dev/null
+	policy=/usr/sbin/policy-rc.d; \
+	if [[ ! -e $$policy ]]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq; apt-get install -y -qq --no-install-recommends "$${absent[@]}" >/dev/null
 endef
 
 deps: ## what building needs
 	$(call install,$(BUILD_PACKAGES))
 
-# Debian starts a server when its package is installed. The tests start their own, on their own ports.
 deps-test: ## what the tests need
 	$(call install,$(TEST_PACKAGES))
 

@@ -67,12 +67,13 @@ pub enum Command {
     },
     /// Capture to a recording
     Record {
-        /// Written anew; kept where it exists and cannot be written
+        /// The recording to write; what stands in it is replaced
         #[arg(value_name = "F")]
         file: PathBuf,
     },
     /// Understand a recording, pcap or pcapng file as if it happened now; needs no root
     Replay {
+        /// The file to read; its kind is told by its first bytes
         #[arg(value_name = "F")]
         file: PathBuf,
     },
