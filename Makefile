@@ -29,7 +29,7 @@ demo: build ## remora run beside a small real workload on loopback, removed afte
 
 test: deps-test rust ## everything: unit tests in debug, then the tests of the release binary on this kernel
 	$(CARGO) test --lib --bins --test architecture
-	$(CARGO) test --release --tests -- --test-threads=1
+	$(CARGO) test --release --test '*' -- --test-threads=1
 
 bench: deps-test rust ## the figures of docs/; alternates with and without the agent
 	$(CARGO) build --release

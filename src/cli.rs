@@ -145,7 +145,6 @@ fn command() -> clap::Command {
                 .help_heading(setting.heading)
                 .display_order(order)
                 .global(true)
-                .value_delimiter(setting.many.then_some(','))
                 .action(if setting.many { ArgAction::Append } else { ArgAction::Set }),
         );
     }
@@ -153,7 +152,7 @@ fn command() -> clap::Command {
 }
 
 fn flags(matches: &ArgMatches) -> Vec<(&'static str, Vec<String>)> {
-    let words = |setting: &Setting| Some(matches.get_many::<String>(setting.key)?.map(|word| word.trim().to_owned()).collect());
+    let words = |setting: &Setting| Some(matches.get_many::<String>(setting.key)?.cloned().collect());
     Setting::all().iter().filter_map(|setting| Some((setting.key, words(setting)?))).collect()
 }
 

