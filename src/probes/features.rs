@@ -189,13 +189,13 @@ impl Features {
 /// The source, what is wrong with it, and the running kernel's own types.
 fn find_btf(file: Option<&Path>) -> (BtfSource, Option<String>, Option<Btf<'static>>) {
     const KERNEL: &str = "/sys/kernel/btf/vmlinux";
-    let wrong = |path: &Path, error: libbpf_rs::Error| format!("reading the types of {}: {error}", path.display());
+    let wrong = |path: &Path, error: libbpf_rs::Error| format!("reading the types of {}: {error:#}", path.display());
     let previous = libbpf_rs::set_print(None);
     let own = Btf::from_path(KERNEL);
     let given = file.map(|path| (path, Btf::from_path(path).map(drop)));
     libbpf_rs::set_print(previous);
     let file_error =
-        given.as_ref().and_then(|(path, read)| Some(format!("reading the types of {}: {}", path.display(), read.as_ref().err()?)));
+        given.as_ref().and_then(|(path, read)| Some(format!("reading the types of {}: {:#}", path.display(), read.as_ref().err()?)));
     match (own, given) {
         (Ok(own), _) => (BtfSource::Kernel, file_error, Some(own)),
         (Err(_), Some((path, Ok(())))) => (BtfSource::File(path.to_path_buf()), None, None),
