@@ -2,9 +2,9 @@
 //!
 //! The modules in the order of the data; `docs/architecture.md` draws the arrows and `tests/architecture.rs` holds them.
 
+pub mod attribution;
 pub mod cli;
 pub mod config;
-pub mod attribution;
 pub mod connection;
 pub mod doctor;
 pub mod event;

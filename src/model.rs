@@ -248,3 +248,18 @@ impl Workload {
         Self { name: address.to_string().into(), kind: WorkloadKind::Address }
     }
 }
+
+/// What the kernel should capture of a connection: a prefix of each call, from a stream position on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Stream positions from which on each direction is of interest; `u64::MAX`: not any more.
+    pub from_received: u64,
+    pub from_sent: u64,
+    /// Bytes of each call; 0: the default.
+    pub limit: u32,
+}
+
+impl Wish {
+    /// Bytes and calls are counted, nothing is captured.
+    pub const NOTHING: Wish = Wish { from_received: u64::MAX, from_sent: u64::MAX, limit: 0 };
+}

@@ -130,15 +130,11 @@ impl Probes {
     }
 
     pub fn table(&self) -> Result<super::table::ConnectionTable> {
-        Ok(super::table::ConnectionTable::new(
-            MapHandle::try_from(&self.skel.maps.conns).context("taking a handle of the connection map")?,
-        ))
+        Ok(super::table::ConnectionTable::new(MapHandle::try_from(&self.skel.maps.conns).context("taking a handle of the connection map")?))
     }
 
     pub fn wishes(&self) -> Result<super::table::Wishes> {
-        Ok(super::table::Wishes::new(
-            MapHandle::try_from(&self.skel.maps.wishes).context("taking a handle of the wishes map")?,
-        ))
+        Ok(super::table::Wishes::new(MapHandle::try_from(&self.skel.maps.wishes).context("taking a handle of the wishes map")?))
     }
 
     pub fn tallies(&self) -> Result<super::table::Tallies> {

@@ -7,7 +7,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::{
     event::Totals,
-    model::ConnectionId,
+    model::{ConnectionId, Wish},
     skel::{bytes, types},
 };
 
@@ -61,20 +61,6 @@ impl ConnectionTable {
 /// Where user space tells the kernel what of a connection it wants to see. See `struct capture_wish` in `maps.h`.
 pub struct Wishes {
     map: MapHandle,
-}
-
-/// What is wanted of one connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// Stream positions from which on each direction is of interest again; [`Wish::NEVER`]: not any more.
-    pub from_received: u64,
-    pub from_sent: u64,
-    /// Bytes of each call; 0: the default.
-    pub limit: u32,
-}
-
-impl Wish {
-    pub const NEVER: u64 = VALUE_MASK;
 }
 
 const VALUE_BITS: u32 = 48;

@@ -3,6 +3,8 @@
 //! A parser is fed both flows of one connection, in the order in which they were seen, and emits exchanges.
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
+pub mod tls;
+
 use crate::model::{Exchange, Flow, Protocol};
 
 /// When the bytes handed to a parser were seen, in nanoseconds of the event clock.
@@ -110,4 +112,4 @@ pub struct Definition {
 }
 
 /// All protocols, the cheapest and surest to tell first.
-pub const DEFINITIONS: &[Definition] = &[];
+pub const DEFINITIONS: &[Definition] = &[tls::DEFINITION];

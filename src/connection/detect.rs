@@ -1,0 +1,159 @@
+//! Names the protocol of a connection from its first calls.
+//!
+//! A name needs an unmistakable opening in one flow or agreement of both. Bytes are held until then, so that the parser
+//! misses nothing; a connection that no protocol claims within [`CALLS_MAX`] calls or [`BYTES_MAX`] bytes stays unnamed.
+
+use crate::{
+    model::{Direction, Flow, Role},
+    protocols::{DEFINITIONS, Definition, Likeness},
+};
+
+use super::stream::Segment;
+
+/// After so many calls without a name the connection is given up.
+pub const CALLS_MAX: u32 = 16;
+/// After so many bytes without a name the connection is given up.
+pub const BYTES_MAX: u64 = 16 * 1024;
+
+/// What is known after a call.
+pub enum Verdict {
+    /// More is needed.
+    Open,
+    /// The protocol, and which flow the sent bytes are.
+    Named { definition: &'static Definition, sent: Flow },
+    /// No protocol claims it.
+    Unclaimed,
+}
+
+/// Calls that were not handed to a parser yet.
+#[derive(Default)]
+pub struct Detector {
+    /// The stream is joined at an unknown place: each call is a new chance to find a message's begin.
+    mid_stream: bool,
+    calls: u32,
+    bytes: u64,
+    held: Vec<Held>,
+    payload: Vec<u8>,
+    candidates: [Candidate; 2],
+}
+
+/// A call whose payload waits in [`Detector::payload`].
+struct Held {
+    direction: Direction,
+    offset: u64,
+    size: u64,
+    time_ns: u64,
+    begin: usize,
+    end: usize,
+}
+
+/// The bytes of one direction from a possible begin of a conversation on.
+#[derive(Default)]
+struct Candidate {
+    bytes: Vec<u8>,
+    begin: u64,
+    end: u64,
+}
+
+impl Detector {
+    pub fn new(mid_stream: bool) -> Self {
+        Self { mid_stream, ..Self::default() }
+    }
+
+    /// Takes a call and judges. `role` may be unknown; then the protocol tells it.
+    pub fn judge(&mut self, role: Role, direction: Direction, segment: Segment<'_>) -> Verdict {
+        self.calls += 1;
+        self.bytes += segment.size;
+        self.hold(direction, segment);
+        let flows: &[Flow] = match role.flow(direction) {
+            Some(Flow::Request) => &[Flow::Request],
+            Some(Flow::Response) => &[Flow::Response],
+            None => &[Flow::Request, Flow::Response],
+        };
+        let mut hopeless = true;
+        for definition in DEFINITIONS {
+            for &flow in flows {
+                let likeness = self.likeness(definition, direction, flow);
+                hopeless &= likeness == Likeness::No;
+                let agreed =
+                    likeness == Likeness::Likely && self.likeness(definition, opposite(direction), flow.opposite()) >= Likeness::Likely;
+                if likeness == Likeness::Certain || agreed {
+                    let sent = if direction == Direction::Sent { flow } else { flow.opposite() };
+                    return Verdict::Named { definition, sent };
+                }
+            }
+        }
+        if hopeless && !self.mid_stream {
+            return Verdict::Unclaimed;
+        }
+        if hopeless {
+            self.restart(direction);
+        }
+        if self.calls >= CALLS_MAX || self.bytes >= BYTES_MAX { Verdict::Unclaimed } else { Verdict::Open }
+    }
+
+    /// Where the parser's stream of a direction begins.
+    pub fn begin(&self, direction: Direction) -> u64 {
+        let candidate = &self.candidates[index(direction)];
+        if candidate.bytes.is_empty() { candidate.end } else { candidate.begin }
+    }
+
+    /// The calls that the parser must see, in the order in which they came.
+    pub fn held(&self) -> impl Iterator<Item = (Direction, Segment<'_>)> {
+        self.held.iter().filter(|held| held.offset >= self.begin(held.direction)).map(|held| {
+            let payload = self.payload.get(held.begin..held.end).unwrap_or_default();
+            (held.direction, Segment { offset: held.offset, size: held.size, payload, time_ns: held.time_ns })
+        })
+    }
+
+    fn hold(&mut self, direction: Direction, segment: Segment<'_>) {
+        let begin = self.payload.len();
+        self.payload.extend_from_slice(segment.payload);
+        self.held.push(Held {
+            direction,
+            offset: segment.offset,
+            size: segment.size,
+            time_ns: segment.time_ns,
+            begin,
+            end: self.payload.len(),
+        });
+        let candidate = &mut self.candidates[index(direction)];
+        if segment.offset > candidate.end {
+            // The bytes before were not seen: what is held no longer joins.
+            candidate.bytes.clear();
+            self.mid_stream = true;
+        }
+        if candidate.bytes.is_empty() {
+            candidate.begin = segment.offset;
+        }
+        if segment.offset >= candidate.end || candidate.bytes.is_empty() {
+            candidate.bytes.extend_from_slice(segment.payload);
+            candidate.end = segment.offset + segment.size;
+        }
+        if (segment.payload.len() as u64) < segment.size {
+            // Cut by the capture limit: nothing can be joined behind it, but what is there may be enough.
+            candidate.end = candidate.end.max(segment.offset + segment.size);
+        }
+    }
+
+    /// Gives up what is held of a direction: its next call is a new candidate.
+    fn restart(&mut self, direction: Direction) {
+        self.candidates[index(direction)].bytes.clear();
+    }
+
+    fn likeness(&self, definition: &Definition, direction: Direction, flow: Flow) -> Likeness {
+        let bytes = &self.candidates[index(direction)].bytes;
+        if bytes.is_empty() { Likeness::Undecided } else { (definition.likeness)(flow, bytes) }
+    }
+}
+
+fn index(direction: Direction) -> usize {
+    direction as usize
+}
+
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Sent => Direction::Received,
+        Direction::Received => Direction::Sent,
+    }
+}
