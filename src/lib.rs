@@ -13,3 +13,4 @@ pub mod probes;
 pub mod protocols;
 pub mod skel;
 pub mod telemetry;
+pub mod service_map;

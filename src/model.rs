@@ -71,6 +71,32 @@ impl Role {
     }
 }
 
+/// Whose socket was watched when an exchange was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Client,
+    Server,
+    /// Neither: frames seen on the way.
+    Unknown,
+}
+
+impl Side {
+    pub const ALL: [Side; 3] = [Side::Client, Side::Server, Side::Unknown];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Server => "server",
+            Side::Unknown => "unknown",
+        }
+    }
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// Application protocols, named as in the JSON output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
@@ -225,6 +251,19 @@ pub enum WorkloadKind {
     Process,
     /// Beyond this host, or its process is not known: the name is the address.
     Address,
+    /// Everything beyond a bound, folded together.
+    Other,
+}
+
+impl WorkloadKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            WorkloadKind::Container => "container",
+            WorkloadKind::Process => "process",
+            WorkloadKind::Address => "address",
+            WorkloadKind::Other => "other",
+        }
+    }
 }
 
 /// Who stands at one end of an exchange: what edges are drawn between.
