@@ -8,6 +8,7 @@ pub mod config;
 pub mod connection;
 pub mod doctor;
 pub mod event;
+pub mod export;
 pub mod model;
 pub mod probes;
 pub mod protocols;

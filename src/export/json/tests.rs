@@ -1,0 +1,180 @@
+use proptest::prelude::*;
+use serde_json::Value as Json;
+
+use super::*;
+use crate::{export::fixtures::published, model::Flags};
+
+const CLIENT: PartyView<'_> = PartyView {
+    address: Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 200, 7))),
+    port: Some(40_000),
+    name: "curl",
+    kind: WorkloadKind::Process,
+    container_id: None,
+};
+const SERVER: PartyView<'_> = PartyView {
+    address: Some(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)),
+    port: Some(80),
+    name: "web",
+    kind: WorkloadKind::Container,
+    container_id: Some("c0ffee"),
+};
+
+fn request<'a>(attributes: &'a [(&'static str, Value<'a>)]) -> Exchange<'a> {
+    Exchange {
+        protocol: Protocol::Http,
+        start_ns: 1_000,
+        first_byte_ns: Some(1_200),
+        end_ns: 1_900,
+        operation: "GET",
+        resource: "/a\"b\\c\n\u{1}é",
+        status: "200",
+        error: false,
+        request_bytes: 80,
+        response_bytes: 4_000_000_000_000,
+        flags: Flags::ADOPTED | Flags::GAP,
+        attributes,
+    }
+}
+
+fn view<'a>(exchange: &'a Exchange<'a>) -> ExchangeView<'a> {
+    ExchangeView {
+        exchange,
+        side: Side::Server,
+        tls: None,
+        client: CLIENT,
+        server: SERVER,
+        process: Some(ProcessView { pid: 42, comm: "nginx", container_id: Some("c0ffee") }),
+        connection_id: ConnectionId(u64::MAX),
+        peer_connection_id: Some(ConnectionId(9)),
+        unix_offset_ns: 1_700_000_000_000_000_000,
+    }
+}
+
+fn line(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn an_exchange_is_written_as_the_contract_says() {
+    let attributes =
+        [("url.path", Value::Text("/a")), ("http.response.status_code", Value::Int(-200)), ("network.reused", Value::Bool(true))];
+    let expected = concat!(
+        r#"{"type":"exchange","start_unix_nano":1700000000000001000,"duration_ns":900,"ttfb_ns":200,"protocol":"http","side":"server","#,
+        r#""tls":null,"client":{"address":"10.0.200.7","port":40000,"name":"curl","kind":"process","container_id":null},"#,
+        r#""server":{"address":"::1","port":80,"name":"web","kind":"container","container_id":"c0ffee"},"#,
+        r#""process":{"pid":42,"comm":"nginx","container_id":"c0ffee"},"operation":"GET","resource":"/a\"b\\c\n\u0001é","status":"200","#,
+        r#""error":false,"request_bytes":80,"response_bytes":4000000000000,"connection_id":18446744073709551615,"peer_connection_id":9,"#,
+        r#""attributes":{"url.path":"/a","http.response.status_code":-200,"network.reused":true},"flags":["adopted","gap"]}"#,
+        "\n"
+    );
+    assert_eq!(line(|out| exchange(out, &view(&request(&attributes)))), expected);
+}
+
+#[test]
+fn what_is_not_known_is_null_or_empty() {
+    let unanswered = Exchange { first_byte_ns: None, flags: Flags::default(), ..request(&[]) };
+    let view = ExchangeView { process: None, peer_connection_id: None, tls: Some("openssl"), ..view(&unanswered) };
+    let written: Json = serde_json::from_str(&line(|out| exchange(out, &view))).unwrap();
+    for name in ["ttfb_ns", "process", "peer_connection_id"] {
+        assert_eq!(written[name], Json::Null, "{name}");
+    }
+    assert_eq!((&written["flags"], &written["attributes"]), (&serde_json::json!([]), &serde_json::json!({})));
+    assert_eq!(written["tls"], "openssl");
+}
+
+#[test]
+fn a_failed_connection_says_why() {
+    let view = ConnectionView {
+        protocol: Protocol::Unknown,
+        role: Role::Client,
+        local: Endpoint { address: [10, 0, 0, 1].into(), port: 40_000 },
+        remote: Endpoint { address: [10, 0, 0, 2].into(), port: 22 },
+        client: CLIENT,
+        server: SERVER,
+        process: None,
+        connection_id: ConnectionId(3),
+        peer_connection_id: None,
+        start_ns: 5,
+        duration_ns: 70,
+        bytes_sent: 0,
+        bytes_received: 0,
+        retransmits: 1,
+        srtt_us: None,
+        connect_ns: None,
+        error: Some(crate::export::error_name(111)),
+        reason: None,
+        adopted: false,
+        unix_offset_ns: -10,
+    };
+    let text = line(|out| connection(out, &view));
+    assert!(text.starts_with(r#"{"type":"connection","start_unix_nano":0,"duration_ns":70,"#), "{text}");
+    let written: Json = serde_json::from_str(&text).unwrap();
+    assert_eq!((&written["error"], &written["role"], &written["srtt_us"]), (&"ECONNREFUSED".into(), &"client".into(), &Json::Null));
+    assert_eq!(written["remote"], serde_json::json!({"address": "10.0.0.2", "port": 22}));
+}
+
+#[test]
+fn the_summary_is_sorted_and_shows_every_loss() {
+    let published = published(2);
+    let text = line(|out| {
+        let lost = &published.self_metrics.lost;
+        summary(out, &SummaryView { snapshot: &published.snapshot, lost, elapsed_ns: 5 });
+    });
+    assert!(text.starts_with(r#"{"type":"summary","exchanges":36,"by_protocol":{"http":32,"postgresql":4},"edges":[{"client":"#), "{text}");
+    assert!(text.ends_with("],\"lost\":{\"parse_gap\":2,\"ring_full\":0},\"elapsed_ns\":5}\n"), "{text}");
+    let written: Json = serde_json::from_str(&text).unwrap();
+    let clients: Vec<_> = written["edges"].as_array().unwrap().iter().map(|edge| edge["client"]["name"].as_str().unwrap()).collect();
+    assert_eq!(clients, ["backup", "curl", "nginx"]);
+    let edge = &written["edges"][1];
+    assert_eq!(
+        (&edge["requests"], &edge["errors"], &edge["retransmits"], &edge["bytes_sent"]),
+        (&16.into(), &2.into(), &2.into(), &1600.into())
+    );
+    assert_eq!(edge["requests_seen_by"], serde_json::json!({"client": 16, "server": 16, "unknown": 0}));
+}
+
+#[test]
+fn an_edge_line_has_the_members_of_the_contract() {
+    let published = published(1);
+    let text = line(|out| edge(out, &published.snapshot.edges[1]));
+    assert!(
+        text.starts_with(r#"{"type":"edge","client":{"address":null,"port":null,"name":"curl","kind":"process","container_id":null}"#),
+        "{text}"
+    );
+    let written: Json = serde_json::from_str(&text).unwrap();
+    for name in ["protocol", "requests", "errors", "p50_ns", "p95_ns", "p99_ns", "bytes_sent", "bytes_received", "retransmits"] {
+        assert_ne!(written[name], Json::Null, "{name}");
+    }
+}
+
+#[test]
+fn the_ready_line_comes_with_host_and_hooks() {
+    let text = line(|out| ready(out, &ReadyView { unix_nano: 12, host: "ship", hooks: "socket" }));
+    assert_eq!(text, "{\"type\":\"ready\",\"unix_nano\":12,\"host\":\"ship\",\"hooks\":\"socket\"}\n");
+}
+
+#[test]
+fn the_service_map_shows_resources_and_idle_services() {
+    let text = line(|out| service_map(out, &published(1).snapshot));
+    let written: Json = serde_json::from_str(&text).unwrap();
+    let cart = &written["edges"][1]["resources"][0];
+    assert_eq!((&cart["resource"], &cart["requests"], &cart["mean_ns"]), (&"/cart".into(), &7.into(), &4_000_000.into()));
+    assert_eq!((&written["idle"][0]["server"]["name"], &written["idle"][0]["idle_ns"]), (&"php".into(), &60_000_000_000u64.into()));
+}
+
+proptest! {
+    #[test]
+    fn any_text_and_number_survives(resource in "\\PC*|[\u{0}-\u{ff}]*", value in any::<i64>(), start_ns in any::<u64>(), offset in any::<i64>()) {
+        let attributes = [("value", Value::Int(value)), ("text", Value::Text(&resource))];
+        let hostile = Exchange { resource: &resource, operation: &resource, start_ns, ..request(&attributes) };
+        let text = line(|out| exchange(out, &ExchangeView { unix_offset_ns: offset, ..view(&hostile) }));
+        prop_assert_eq!(text.find('\n'), Some(text.len() - 1));
+        let written: Json = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(written["resource"].as_str(), Some(resource.as_str()));
+        prop_assert_eq!(written["attributes"]["text"].as_str(), Some(resource.as_str()));
+        prop_assert_eq!(written["attributes"]["value"].as_i64(), Some(value));
+        prop_assert_eq!(written["start_unix_nano"].as_u64(), Some(start_ns.saturating_add_signed(offset)));
+    }
+}
