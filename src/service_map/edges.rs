@@ -14,6 +14,8 @@ pub const OTHER: &str = "other";
 const MAX_WORD: usize = 64;
 /// Statements and paths in the resource table are cut here.
 const MAX_RESOURCE: usize = 256;
+/// Direct-mapped positions of series; a power of two.
+const FOUND: usize = 64;
 /// Different connect errors kept per side; an edge has a handful.
 const MAX_ERRORS: usize = 16;
 
@@ -51,7 +53,7 @@ pub struct EdgeId(u32);
 pub struct Limits {
     /// Edges of one shard; more are folded into one edge "other" per protocol.
     pub edges: usize,
-    /// Pairs of operation and status per side of an edge; more are folded into the pair "other", "other".
+    /// Pairs of operation and status per side of an edge, at most 250; more are folded into the pair "other", "other".
     pub series: usize,
     /// Entries of the resource table per side of an edge, at most 255; 0 keeps none.
     pub resources: usize,
@@ -72,6 +74,13 @@ pub struct Series {
     pub requests: u64,
     /// Of the answered requests, from the first byte of the request to the last of the response.
     pub durations: Histogram,
+}
+
+impl Series {
+    #[inline]
+    fn is(&self, operation: &str, status: &str, error: bool) -> bool {
+        self.error == error && *self.status == *status && *self.operation == *operation
+    }
 }
 
 /// What happened to connections, as one side's sockets saw it.
@@ -122,13 +131,19 @@ pub struct Closing {
 }
 
 /// All that one side saw of an edge.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SideCounts {
     pub series: Vec<Series>,
     pub connections: Connections,
     pub resources: Resources,
-    /// Where the last exchange was counted: the next is often of the same kind.
-    last: usize,
+    /// Where series were found by a cheap hash of their words: a mix of operations is then as quick as one alone.
+    found: [u8; FOUND],
+}
+
+impl Default for SideCounts {
+    fn default() -> Self {
+        Self { series: Vec::new(), connections: Connections::default(), resources: Resources::default(), found: [0; FOUND] }
+    }
 }
 
 impl SideCounts {
@@ -147,26 +162,30 @@ impl SideCounts {
     }
 
     /// The series of these words; new if there is room, else the overflow series.
+    #[inline]
     fn series(&mut self, limit: usize, operation: &str, status: &str, error: bool) -> &mut Series {
         let (operation, status) = (cut(operation, MAX_WORD), cut(status, MAX_WORD));
-        let is = |series: &Series, operation: &str, status: &str| {
-            series.error == error && *series.status == *status && *series.operation == *operation
-        };
-        if !self.series.get(self.last).is_some_and(|series| is(series, operation, status)) {
-            let known = self.series.iter().position(|series| is(series, operation, status));
-            self.last = known.unwrap_or_else(|| {
-                // Two places beyond the limit are for the overflow series, one for errors and one for the rest.
-                let (operation, status) = if self.series.len() < limit { (operation, status) } else { (OTHER, OTHER) };
-                if let Some(position) = self.series.iter().position(|series| is(series, operation, status)) {
-                    return position;
-                }
-                let new =
-                    Series { operation: operation.into(), status: status.into(), error, requests: 0, durations: Histogram::default() };
-                self.series.push(new);
-                self.series.len() - 1
-            });
+        let slot = word_hash(operation, status);
+        let mut position = usize::from(self.found[slot]);
+        if !self.series.get(position).is_some_and(|series| series.is(operation, status, error)) {
+            position = self.find(limit, operation, status, error);
+            self.found[slot] = position as u8;
         }
-        &mut self.series[self.last]
+        &mut self.series[position]
+    }
+
+    #[inline(never)]
+    fn find(&mut self, limit: usize, operation: &str, status: &str, error: bool) -> usize {
+        if let Some(position) = self.series.iter().position(|series| series.is(operation, status, error)) {
+            return position;
+        }
+        // Two places beyond the limit are for the overflow series, one for errors and one for the rest.
+        let (operation, status) = if self.series.len() < limit { (operation, status) } else { (OTHER, OTHER) };
+        self.series.iter().position(|series| series.is(operation, status, error)).unwrap_or_else(|| {
+            let new = Series { operation: operation.into(), status: status.into(), error, requests: 0, durations: Histogram::default() };
+            self.series.push(new);
+            self.series.len() - 1
+        })
     }
 
     pub(super) fn merge(&mut self, limits: &Limits, other: &SideCounts) {
@@ -204,7 +223,7 @@ pub struct ServiceMap {
 
 impl ServiceMap {
     pub fn new(limits: Limits) -> Self {
-        let limits = Limits { resources: limits.resources.min(255), ..limits };
+        let limits = Limits { resources: limits.resources.min(255), series: limits.series.min(250), ..limits };
         Self { limits, ids: HashMap::new(), edges: Vec::new(), folded: 0, resource_hash: RandomState::default() }
     }
 
@@ -320,6 +339,18 @@ impl ServiceMap {
         hasher.write(cut(exchange.resource, MAX_RESOURCE).as_bytes());
         hasher.finish()
     }
+}
+
+/// A slot of [`SideCounts::found`]: from lengths, ends and middles, which tell methods, verbs, status codes and SQLSTATEs apart.
+#[inline]
+fn word_hash(operation: &str, status: &str) -> usize {
+    let mut hash = 0u64;
+    for word in [operation.as_bytes(), status.as_bytes()] {
+        let at = |position: usize| u64::from(word.get(position).copied().unwrap_or(0));
+        let word_bits = word.len() as u64 | at(0) << 8 | at(word.len() / 2) << 16 | at(word.len().wrapping_sub(1)) << 24;
+        hash = (hash ^ word_bits).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    (hash >> 58) as usize % FOUND
 }
 
 /// The front of `text`, at most `limit` bytes, ending at a character.

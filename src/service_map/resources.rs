@@ -6,7 +6,7 @@
 /// Octaves of microseconds in a resource's coarse histogram: below 1 µs, then up to 2^22 µs = 4.2 s and above.
 const OCTAVES: usize = 24;
 /// Direct-mapped positions of recently seen hashes.
-const CACHE: usize = 32;
+const CACHE: usize = 128;
 
 /// What is known of one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
