@@ -1,0 +1,172 @@
+//! From published values to labelled measures.
+
+use std::net::IpAddr;
+
+use super::{Labels, Measure, Page, families as f};
+use crate::{
+    export::{Published, SelfMetrics, error_name},
+    model::{Protocol, Side, WorkloadKind},
+    service_map::{Edge, Histogram, Party, Series, SideCounts},
+};
+
+pub(super) fn fill(page: &mut Page<'_>, published: &Published) {
+    let snapshot = &published.snapshot;
+    for edge in &snapshot.edges {
+        match edge.key.protocol {
+            Protocol::Http => http(page, edge),
+            Protocol::Postgresql => database(page, edge),
+            Protocol::Tls | Protocol::Unknown => {}
+        }
+        service_graph(page, edge);
+        tcp(page, edge);
+    }
+    for service in &snapshot.idle {
+        page.add(&f::IDLE_SERVICE, vec![name(&service.server), port(&service.server)], Measure::Gauge(1.0));
+    }
+    for (protocol, count) in &snapshot.by_protocol {
+        page.add(&f::SELF_EXCHANGES, vec![protocol.name().to_owned()], Measure::Counter(*count));
+    }
+    page.add(&f::SELF_FOLDED_EDGES, vec![], Measure::Counter(snapshot.folded_edges));
+    page.add(&f::SELF_READY, vec![], Measure::Gauge(f64::from(u8::from(published.ready))));
+    own(page, &published.self_metrics);
+}
+
+fn http(page: &mut Page<'_>, edge: &Edge) {
+    for (family, side) in [(&f::HTTP_SERVER, Side::Server), (&f::HTTP_CLIENT, Side::Client)] {
+        for series in seen_by(edge, side).iter().flat_map(|counts| &counts.series) {
+            let mut labels = peers(edge);
+            labels.extend([http_method(&series.operation).to_owned(), series.status.to_string(), error_type(series)]);
+            page.add(family, labels, Measure::Histogram(series.durations.clone()));
+        }
+    }
+}
+
+fn database(page: &mut Page<'_>, edge: &Edge) {
+    for series in edge.seen_by(edge.side).iter().flat_map(|counts| &counts.series) {
+        let mut labels = peers(edge);
+        labels.extend([edge.key.protocol.name().to_owned(), series.operation.to_string(), error_type(series)]);
+        page.add(&f::DB_CLIENT, labels, Measure::Histogram(series.durations.clone()));
+    }
+}
+
+fn service_graph(page: &mut Page<'_>, edge: &Edge) {
+    if edge.requests == 0 {
+        return;
+    }
+    // The words that Tempo's service graphs use.
+    let connection_type = match edge.key.protocol {
+        Protocol::Postgresql => "database",
+        Protocol::Http | Protocol::Tls | Protocol::Unknown => "",
+    };
+    let labels = || vec![name(&edge.key.client), name(&edge.key.server), connection_type.to_owned()];
+    page.add(&f::GRAPH_REQUESTS, labels(), Measure::Counter(edge.requests));
+    page.add(&f::GRAPH_FAILED, labels(), Measure::Counter(edge.errors));
+    for (family, side) in [(&f::GRAPH_CLIENT, Side::Client), (&f::GRAPH_SERVER, Side::Server)] {
+        if let Some(counts) = seen_by(edge, side) {
+            page.add(family, labels(), Measure::Histogram(counts.durations()));
+        }
+    }
+}
+
+fn tcp(page: &mut Page<'_>, edge: &Edge) {
+    let labels = || vec![name(&edge.key.client), name(&edge.key.server)];
+    for (family, count) in [
+        (&f::TCP_OPENED, edge.connections_opened),
+        (&f::TCP_CLOSED, edge.connections_closed),
+        (&f::TCP_RETRANSMITS, edge.retransmits),
+        (&f::TCP_SENT, edge.bytes_sent),
+        (&f::TCP_RECEIVED, edge.bytes_received),
+    ] {
+        page.add(family, labels(), Measure::Counter(count));
+    }
+    let sides = || Side::ALL.into_iter().filter_map(|side| edge.seen_by(side));
+    // The side that saw most failures, as for the edge itself.
+    let failures = |counts: &&SideCounts| counts.connections.failed.iter().map(|(_, times)| times).sum::<u64>();
+    for (error, times) in sides().max_by_key(failures).iter().flat_map(|counts| &counts.connections.failed) {
+        let mut labels = labels();
+        labels.push(error_name(*error).to_owned());
+        page.add(&f::TCP_FAILED, labels, Measure::Counter(*times));
+    }
+    let mut srtt = Histogram::default();
+    sides().for_each(|counts| srtt.merge(&counts.connections.srtt));
+    if srtt.count() > 0 {
+        page.add(&f::TCP_SRTT, labels(), Measure::Histogram(srtt));
+    }
+}
+
+fn own(page: &mut Page<'_>, own: &SelfMetrics) {
+    for (family, counts) in [(&f::SELF_EVENTS, &own.events), (&f::SELF_LOST, &own.lost)] {
+        for (label, count) in counts {
+            page.add(family, vec![label.to_string()], Measure::Counter(*count));
+        }
+    }
+    for (queue, depth) in &own.queue_depths {
+        page.add(&f::SELF_QUEUE, vec![queue.to_string()], Measure::Gauge(*depth as f64));
+    }
+    for map in &own.maps {
+        page.add(&f::SELF_MAP_ENTRIES, vec![map.name.to_string()], Measure::Gauge(map.entries as f64));
+        page.add(&f::SELF_MAP_CAPACITY, vec![map.name.to_string()], Measure::Gauge(map.capacity as f64));
+    }
+    for program in &own.programs {
+        page.add(&f::SELF_BPF_TIME, vec![program.name.to_string()], Measure::Seconds(program.run_time_ns as f64 / 1e9));
+        page.add(&f::SELF_BPF_RUNS, vec![program.name.to_string()], Measure::Counter(program.run_count));
+    }
+    page.add(&f::SELF_CPU, vec![], Measure::Seconds(own.cpu_seconds));
+    page.add(&f::SELF_RESIDENT, vec![], Measure::Gauge(own.resident_bytes as f64));
+}
+
+/// What `side` saw; frames seen on the way stand for either.
+fn seen_by(edge: &Edge, side: Side) -> Option<&SideCounts> {
+    edge.seen_by(side).or_else(|| edge.seen_by(Side::Unknown))
+}
+
+/// client, server, server_address, server_port. The address of a labelled server is its workload's name, too.
+fn peers(edge: &Edge) -> Labels {
+    let server = name(&edge.key.server);
+    vec![name(&edge.key.client), server.clone(), server, port(&edge.key.server)]
+}
+
+/// The name of a workload. Where only an address is known, its kind: addresses of pods come and go, and would be series without end.
+fn name(party: &Party) -> String {
+    if party.workload.kind != WorkloadKind::Address {
+        return party.workload.name.to_string();
+    }
+    let (loopback, private) = match party.address {
+        Some(IpAddr::V4(address)) => (address.is_loopback(), address.is_private() || address.is_link_local() || is_shared(address)),
+        Some(IpAddr::V6(address)) => (address.is_loopback(), address.is_unique_local() || address.is_unicast_link_local()),
+        None => return "unknown-address".to_owned(),
+    };
+    let kind = match (loopback, private) {
+        (true, _) => "loopback-address",
+        (_, true) => "private-address",
+        _ => "public-address",
+    };
+    kind.to_owned()
+}
+
+/// RFC 6598: the address space behind a carrier's NAT, which clusters use for pods, too.
+fn is_shared(address: std::net::Ipv4Addr) -> bool {
+    let [first, second, ..] = address.octets();
+    first == 100 && second & 0xc0 == 64
+}
+
+fn port(party: &Party) -> String {
+    party.port.map(|port| port.to_string()).unwrap_or_default()
+}
+
+/// OpenTelemetry, HTTP metrics: methods that are not known must be `_OTHER`.
+fn http_method(method: &str) -> &str {
+    match method {
+        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => method,
+        _ => "_OTHER",
+    }
+}
+
+/// OpenTelemetry's `error.type`: empty without an error, the status where there is one, else `_OTHER`.
+fn error_type(series: &Series) -> String {
+    match (series.error, &*series.status) {
+        (false, _) => String::new(),
+        (true, "") => "_OTHER".to_owned(),
+        (true, status) => status.to_owned(),
+    }
+}
