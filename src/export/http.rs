@@ -18,6 +18,10 @@ use super::{
     prometheus::{self, Metrics},
 };
 
+mod limit;
+
+use limit::Limited;
+
 /// What the handlers read.
 #[derive(Clone, Debug)]
 pub struct Shared {
@@ -25,8 +29,12 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-/// No request needs a body; what is sent anyway is not read beyond this.
+/// No request needs a body; a handler would not get more than this. Heads are bounded by the HTTP library (431).
 const MAX_BODY: usize = 4 * 1024;
+/// Connections at once; a handful of scrapers and a few people looking.
+const MAX_CONNECTIONS: usize = 64;
+/// Longer than the pause between two scrapes on one connection.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How long requests under way may take once the server is told to stop.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -46,6 +54,7 @@ pub async fn serve(
         // Nobody listens any more if the server has ended by itself.
         let _ = stopping.send(());
     };
+    let listener = Limited::new(listener, MAX_CONNECTIONS, PATIENCE);
     let serving = axum::serve(listener, router(shared)).with_graceful_shutdown(asked).into_future();
     let overdue = async move {
         match stopped.await {

@@ -139,7 +139,7 @@ pub fn exchange(out: &mut Vec<u8>, view: &ExchangeView<'_>) {
     }
     attributes.end();
     let flags = line.key("flags");
-    list(flags, exchange.flags.names(), |out, name| string(out, name));
+    list(flags, exchange.flags.names(), string);
     line.end_line();
 }
 

@@ -1,6 +1,8 @@
 //! The ways out: JSON lines, OpenMetrics, the live table and HTTP. Each sees published values, never events,
 //! so a slow reader cannot slow a worker. Knows nothing of how the values came to be.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{borrow::Cow, sync::Arc};
 
 use crate::service_map::Snapshot;

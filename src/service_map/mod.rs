@@ -2,6 +2,8 @@
 //! A worker owns its own [`ServiceMap`]; [`Snapshot`] joins those of all workers into one immutable value.
 //! Knows nothing of clocks, threads, or of where the numbers go.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 pub mod edges;
 pub mod histogram;
 pub mod resources;

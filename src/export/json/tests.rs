@@ -178,3 +178,10 @@ proptest! {
         prop_assert_eq!(written["start_unix_nano"].as_u64(), Some(start_ns.saturating_add_signed(offset)));
     }
 }
+
+#[test]
+fn numbers_have_no_leading_zeros() {
+    for value in [0, 9, 10, 99, 100, 101, 999, 1_000, 12_345, u64::MAX - 1, u64::MAX] {
+        assert_eq!(line(|out| number(out, value)), value.to_string());
+    }
+}
