@@ -93,7 +93,9 @@ bpftool btf dump file "$btf" format c >"$work/vmlinux.h"
 # A header that lacks what the programs read, or does not compile, never replaces the committed one.
 cat >"$work/check.c" <<'C'
 #include "vmlinux.h"
-unsigned long sizes[] = { sizeof(struct tcp_sock), sizeof(struct sock), sizeof(struct task_struct), sizeof(struct pt_regs), sizeof(struct iov_iter) };
+unsigned long sizes[] = {
+	sizeof(struct tcp_sock), sizeof(struct sock), sizeof(struct task_struct), sizeof(struct pt_regs), sizeof(struct iov_iter),
+};
 C
 clang -target bpf -D__TARGET_ARCH_$target -I"$work" -Wall -Werror -g -O2 -c "$work/check.c" -o "$work/check.o"
 mkdir -p "$here/$architecture"
