@@ -5,6 +5,8 @@
 pub mod attribution;
 pub mod cli;
 pub mod config;
+pub mod packet;
+
 pub mod connection;
 pub mod doctor;
 pub mod event;
