@@ -6,6 +6,7 @@ pub mod attribution;
 pub mod cli;
 pub mod config;
 pub mod packet;
+pub mod record;
 
 pub mod connection;
 pub mod doctor;
