@@ -18,3 +18,6 @@ pub mod protocols;
 pub mod skel;
 pub mod telemetry;
 pub mod service_map;
+pub mod packet;
+pub mod protocols;
+pub mod record;
