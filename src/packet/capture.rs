@@ -2,7 +2,7 @@
 //!
 //! A file is read block by block and may be endless. A damaged one is delivered up to the damage.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use anyhow::{Context, Result, bail, ensure};
 use pcap_parser::{
@@ -16,6 +16,7 @@ use crate::event::Event;
 
 /// Bound of a pcapng block and of a pcap record; capture programs write at most 256 KiB of a frame.
 const MAX_BLOCK: u32 = 16 << 20;
+const READ_AHEAD: usize = 256 * 1024;
 const MAX_INTERFACES: usize = 65_536;
 const SECOND_NS: u128 = 1_000_000_000;
 
@@ -80,7 +81,7 @@ pub fn read_capture(reader: impl Read, out: &mut dyn FnMut(Event<'_>)) -> Result
 
 /// Hands out the frames of a capture file in their order.
 pub fn read_frames(reader: impl Read, each: &mut dyn FnMut(Frame<'_>)) -> Result<()> {
-    let mut source = Source { reader, offset: 0, buffer: Vec::new() };
+    let mut source = Source { reader: BufReader::with_capacity(READ_AHEAD, reader), offset: 0, buffer: Vec::new() };
     ensure!(source.fill(4)?, "not a capture file: it is empty");
     match source.buffer.first_chunk().map(|magic| u32::from_le_bytes(*magic)) {
         Some(SECTION_HEADER) => pcapng(source, each),

@@ -171,6 +171,10 @@ impl Half {
         while self.hole_is_acked() {
             self.give_up_hole(now_ns, losses, deliver);
         }
+        // An acknowledged FIN: the receiver has all, what is missing in front of it was lost by the capture.
+        if let Some(fin) = self.fin.filter(|&fin| self.acked > fin) {
+            self.jump_to(fin, losses);
+        }
     }
 
     /// A FIN; `sequence` is that of the segment's first byte and `size` the number of bytes before the FIN.

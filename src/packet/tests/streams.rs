@@ -288,6 +288,18 @@ fn waits_for_bytes_in_front_of_a_fin() {
 }
 
 #[test]
+fn closes_when_a_fin_is_acknowledged_whose_last_bytes_were_not_captured() {
+    let mut wire = Wire::new();
+    wire.handshake();
+    wire.server(FIN | ACK, 601, 101, b"");
+    wire.client(FIN | ACK, 101, 601, b"");
+    assert!(wire.take().is_empty(), "the client waits for the bytes in front of the FIN");
+    wire.client(ACK, 102, 602, b"");
+    assert_eq!(wire.take(), ["1 close Remote sent=0/0 received=100/0 retransmits=0 error=0"]);
+    assert_eq!(wire.losses(), "packet_hole_bytes=100");
+}
+
+#[test]
 fn closes_silent_connections_in_capture_time_and_keeps_the_table_bounded() {
     let mut wire = Wire::new();
     wire.handshake();
