@@ -2,22 +2,19 @@
 //!
 //! The modules in the order of the data; `docs/architecture.md` draws the arrows and `tests/architecture.rs` holds them.
 
+pub mod agent;
 pub mod attribution;
 pub mod cli;
 pub mod config;
-pub mod packet;
-pub mod record;
-
 pub mod connection;
 pub mod doctor;
 pub mod event;
 pub mod export;
 pub mod model;
+pub mod packet;
 pub mod probes;
 pub mod protocols;
+pub mod record;
+pub mod service_map;
 pub mod skel;
 pub mod telemetry;
-pub mod service_map;
-pub mod packet;
-pub mod protocols;
-pub mod record;

@@ -5,8 +5,9 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use remora::{
+    agent,
     cli::{self, Command, ConfigAction, Parsed},
     doctor,
     telemetry::{self, Exit, Failure},
@@ -38,7 +39,9 @@ fn run() -> Result<Exit> {
             print(&if json { report.to_json()? } else { report.to_string() })?;
             Ok(report.exit())
         }
-        command => bail!("{command:?} is not part of this build"),
+        Command::Run | Command::Agent => agent::run(config),
+        Command::Record { file } => agent::record(config, &file),
+        Command::Replay { file } => agent::replay(config, &file),
     }
 }
 

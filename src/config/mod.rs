@@ -50,7 +50,7 @@ table::settings! {
         log: LogLevel = LogLevel::Info, choice(), "LEVEL";
     }
     "Resources and surroundings" {
-        /// Threads that understand protocols; by default one for each CPU, at most 8
+        /// Threads that understand protocols; by default one for every two CPUs, at most 8
         workers: usize = default_workers(), number(1..=64), "N";
         /// Ring buffer between kernel and agent; a power of two
         ring_bytes: u32 = 8 << 20, power_of_two(size(64 << 10..=1 << 30)), "SIZE";
@@ -64,5 +64,5 @@ table::settings! {
 }
 
 fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(8))
+    std::thread::available_parallelism().map_or(1, |cpus| (cpus.get() / 2).clamp(1, 8))
 }

@@ -114,6 +114,11 @@ impl Probes {
         Ok(())
     }
 
+    /// Detaches all programs; maps stay readable.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
     /// What became of each program.
     pub fn health(&self) -> &[(String, Health)] {
         &self.health

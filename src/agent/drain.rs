@@ -1,0 +1,118 @@
+//! The live source: empties the ring, adds ticks and the counters of long-lived connections, and routes it all.
+//! Never parses, never waits for a worker.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use libbpf_rs::MapHandle;
+
+use super::router::Router;
+use crate::{
+    attribution::Listeners,
+    event::{Body, Event, Header, Text},
+    model::ConnectionId,
+    probes::{
+        load::Wake,
+        table::{Changes, ConnectionTable},
+        transport::{Reader, Sleep},
+    },
+};
+
+/// While events come they gather for so long: few wake-ups, and still fresh enough to look at.
+const GATHER: Duration = Duration::from_millis(10);
+/// Without events the kernel wakes us; this is for the ticks and for a request to stop.
+const IDLE: Duration = Duration::from_millis(250);
+/// How often the counters of open connections are read.
+const COUNTERS_NS: u64 = 5_000_000_000;
+/// After so many empty rounds the source counts as idle.
+const IDLE_ROUNDS: u32 = 5;
+
+/// What the live source needs.
+pub struct Live {
+    pub events: MapHandle,
+    pub wake: Wake,
+    pub table: ConnectionTable,
+    pub tick: Duration,
+    pub stop: Arc<AtomicBool>,
+    /// Connections in the kernel's map when it was last read.
+    pub connections: Arc<AtomicU64>,
+    /// Sockets that were listening before the hooks were there.
+    pub listeners: Listeners,
+}
+
+/// Runs until it is told to stop, then takes what is left and ends the workers.
+pub fn run(live: Live, router: Router) -> Result<()> {
+    let router = RefCell::new(router);
+    let mut changes = Changes::default();
+    let (mut next_tick, mut next_counters) = (now_ns(), now_ns());
+    seed(&live.listeners, &mut router.borrow_mut());
+    {
+        let reader = Reader::new(&live.events, live.wake, |record| router.borrow_mut().record(record))?;
+        let mut empty_rounds = 0;
+        loop {
+            let stopping = live.stop.load(Ordering::Acquire);
+            let count = reader.consume()?;
+            let now = now_ns();
+            if now >= next_counters || stopping {
+                next_counters = now + COUNTERS_NS;
+                let count = counters(&live.table, &mut changes, now, &mut router.borrow_mut())?;
+                live.connections.store(count as u64, Ordering::Relaxed);
+            }
+            if now >= next_tick || stopping {
+                next_tick = now + live.tick.as_nanos() as u64;
+                router.borrow_mut().event(&plain(now, Body::Tick));
+            }
+            router.borrow_mut().flush();
+            if stopping && count == 0 {
+                break;
+            }
+            empty_rounds = if count == 0 { empty_rounds + 1 } else { 0 };
+            if !stopping {
+                let idle = empty_rounds >= IDLE_ROUNDS;
+                reader.sleep(if idle { Sleep::UntilEvent(IDLE.min(live.tick)) } else { Sleep::Moment(GATHER) })?;
+            }
+        }
+    }
+    router.into_inner().end();
+    Ok(())
+}
+
+/// Counter records for connections whose counters moved.
+fn counters(table: &ConnectionTable, changes: &mut Changes, now: u64, router: &mut Router) -> Result<usize> {
+    changes.read(table, |counters| {
+        let header = Header { time_ns: now, connection: counters.id, pid: counters.pid, tid: 0 };
+        router.event(&Event { header, body: Body::Counters(counters.totals) });
+    })
+}
+
+/// Listening sockets found at the start become events like those that come later: a replay needs them too.
+fn seed(listeners: &Listeners, router: &mut Router) {
+    for (socket, pid) in listeners.iter() {
+        let header = Header { time_ns: now_ns(), connection: ConnectionId(0), pid: pid.unwrap_or(0), tid: 0 };
+        let body = Body::Listen { local: socket.local, netns: socket.netns, cgroup_id: 0, comm: Text([0; 16]), closed: false };
+        router.event(&Event { header, body });
+    }
+}
+
+fn plain(time_ns: u64, body: Body<'_>) -> Event<'_> {
+    Event { header: Header { time_ns, connection: ConnectionId(0), pid: 0, tid: 0 }, body }
+}
+
+/// CLOCK_MONOTONIC, the clock of the kernel's events.
+pub fn now_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+/// CLOCK_REALTIME, nanoseconds since 1970.
+pub fn unix_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}

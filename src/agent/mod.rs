@@ -1,0 +1,383 @@
+//! The agent: from events to outputs. `pipeline` makes every thread; here is what they are made of, and their end.
+
+mod drain;
+mod lines;
+mod losses;
+mod names;
+mod pipeline;
+mod publish;
+mod replay;
+mod router;
+mod services;
+mod tape;
+mod worker;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufWriter, IsTerminal, Write},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, after, never, select};
+use tokio::sync::watch;
+
+use crate::{
+    attribution::{CgroupPaths, ContainerNames, Listeners, Processes, process::PROCESSES_MAX},
+    config::{Config, Output, Sides},
+    export::{
+        Name, Published,
+        json::{self, ReadyView, SummaryView},
+    },
+    probes::{
+        features::Features,
+        health::Health,
+        hooks::{HookFamily, choose_hooks},
+        load::{LoadOptions, Probes},
+    },
+    record::{Header, Writer},
+    telemetry::{Exit, Failure},
+};
+use drain::Live;
+use losses::Losses;
+use names::{Names, Source as NameSource};
+use pipeline::{Control, Pipeline, Plan, Source, Tape};
+use publish::Publisher;
+use replay::{Input, Tail};
+use tape::Taped;
+use worker::{Options, Worker};
+
+/// How long the end may take: what is in the ring and in the queues is still worth having.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Watches this host until a signal, the end of `duration`, or the user's leave.
+///
+/// # Errors
+/// [`Exit::Unobservable`] when the kernel or the privileges do not suffice; other errors name what failed.
+pub fn run(config: &Config) -> Result<Exit> {
+    live(config, None)
+}
+
+/// The same, keeping every event in a recording.
+pub fn record(config: &Config, file: &Path) -> Result<Exit> {
+    live(config, Some(file))
+}
+
+/// Loads and attaches, and lets go again: what a trial says of each program.
+pub fn trial(config: &Config) -> Result<Vec<(String, Health)>> {
+    let family = family(config)?;
+    Ok(load(config, family, None)?.health().to_vec())
+}
+
+fn family(config: &Config) -> Result<HookFamily> {
+    let features = Features::probe(config.btf.as_deref(), config.docker_socket.as_deref());
+    choose_hooks(&features, config.hooks).map_err(|refusal| Failure::unobservable(refusal).into())
+}
+
+fn load(config: &Config, family: HookFamily, own_port: Option<u16>) -> Result<Probes> {
+    Probes::load(&LoadOptions {
+        family,
+        btf: config.btf.clone(),
+        own_port,
+        watch_client: config.sides != Sides::Server,
+        watch_server: config.sides != Sides::Client,
+        pids: config.pid.clone(),
+        ports: config.port.clone(),
+        capture_len: config.capture_bytes,
+        ring_bytes: config.ring_bytes,
+        max_connections: config.max_connections,
+    })
+    .map_err(|error| Failure::unobservable(error).into())
+}
+
+fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
+    let family = family(config)?;
+    let listener = config.listen.map(bind).transpose()?;
+    let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
+    let (start_ns, unix_ns) = (drain::now_ns(), drain::unix_ns());
+    let unix_offset_ns = unix_ns as i64 - start_ns as i64;
+    // Opened before anything is attached: a file that cannot be written should cost nothing.
+    let tape = recording.map(|path| open_tape(path, config, unix_ns, unix_offset_ns)).transpose()?;
+    let probes = load(config, family, own_port)?;
+
+    let losses = Arc::new(Losses::default());
+    let containers = Arc::new(ContainerNames::default());
+    let proc_root = Path::new("/proc");
+    let mut listeners = Listeners::new(proc_root);
+    listeners.rescan(start_ns);
+    let stop = Arc::new(AtomicBool::new(false));
+    let connections = Arc::new(AtomicU64::new(0));
+    let host = nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned());
+
+    let lines = config.output == Output::Json;
+    let mut workers = Vec::new();
+    for place in 0..config.workers {
+        let cgroups = CgroupPaths::find(proc_root);
+        let processes = Box::new(Processes::with_cgroups(proc_root, cgroups, Arc::clone(&containers), PROCESSES_MAX));
+        let source = NameSource::Host { processes, containers: Arc::clone(&containers) };
+        let names = Names::new(source, Listeners::new(proc_root), tape.as_ref().map(|tape| tape.sender.clone()));
+        let options = options(config, place, false, unix_offset_ns);
+        workers.push((Worker::new(options, names, Arc::clone(&losses)), Some(probes.wishes()?)));
+    }
+    let (control, events) = pipeline::control();
+    let published = Arc::new(ArcSwap::from_pointee(Published::default()));
+    let mut publisher = Publisher::new(Arc::clone(&published), config, host.clone(), family.name(), Arc::clone(&losses), start_ns);
+    publisher.watch(probes, Arc::clone(&connections))?;
+    let source = Source::Live(Box::new(Live {
+        events: publisher.events()?,
+        wake: publisher.wake()?,
+        table: publisher.table()?,
+        tick: config.snapshot_interval,
+        stop: Arc::clone(&stop),
+        connections,
+        listeners,
+    }));
+
+    if lines {
+        ready_line(drain::unix_ns(), &host, family.name())?;
+    }
+    let plan = Plan { source, workers, lines, losses: Arc::clone(&losses), tape };
+    let pipeline = pipeline::start(plan, &control)?;
+    publisher.publish(true);
+
+    let (shutdown, shut) = watch::channel(false);
+    let services = services::Services {
+        listener,
+        published: Arc::clone(&published),
+        docker_socket: config.docker_socket.clone(),
+        containers,
+        shutdown: shut,
+    };
+    let mut helpers = vec![pipeline::serve(services, control.clone())?];
+    let table_stop = Arc::new(AtomicBool::new(false));
+    if config.output == Output::Table {
+        let live = io::stdout().is_terminal();
+        helpers.push(pipeline::show(Arc::clone(&published), live, Arc::clone(&table_stop), control.clone())?);
+    }
+
+    let deadline = config.duration.map_or_else(never, after);
+    let outcome = attend(&events, &pipeline, &mut publisher, &deadline);
+    publisher.detach();
+    stop.store(true, Ordering::Release);
+    finish(&events, &pipeline, &mut publisher)?;
+    let elapsed_ns = drain::now_ns().saturating_sub(start_ns);
+    publisher.publish(false);
+    table_stop.store(true, Ordering::Release);
+    let lost = publisher.lost();
+    let ending = lost.clone();
+    pipeline.join(move || Taped::End { elapsed_ns, lost: owned(&ending) });
+    // The thread of the services is gone with the runtime, or with the process.
+    let _ = shutdown.send(true);
+    for helper in helpers {
+        if helper.join().is_err() {
+            tracing::error!("a thread panicked");
+        }
+    }
+    summarise(config, &publisher, &owned(&lost), elapsed_ns)?;
+    outcome.map(|()| Exit::Done)
+}
+
+/// Replays a recording or a capture file through the same workers. Needs no privileges and no kernel.
+pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
+    let input = Input::open(file)?;
+    let (unix_offset_ns, frames) = (input.unix_offset_ns(), input.is_capture());
+    let losses = Arc::new(Losses::default());
+    let lines = config.output == Output::Json;
+    let workers = (0..config.workers)
+        .map(|place| {
+            let names = Names::new(NameSource::Recording(Default::default()), Listeners::new(Path::new("/nonexistent")), None);
+            (Worker::new(options(config, place, frames, unix_offset_ns), names, Arc::clone(&losses)), None)
+        })
+        .collect();
+    let (control, events) = pipeline::control();
+    let published = Arc::new(ArcSwap::from_pointee(Published::default()));
+    let mut publisher = Publisher::new(Arc::clone(&published), config, file.display().to_string(), "replay", Arc::clone(&losses), 0);
+    if lines {
+        ready_line(drain::unix_ns(), &file.display().to_string(), "replay")?;
+    }
+    let plan = Plan { source: Source::File(input), workers, lines, losses: Arc::clone(&losses), tape: None };
+    let pipeline = pipeline::start(plan, &control)?;
+    let (shutdown, shut) = watch::channel(false);
+    let services = services::Services {
+        listener: None,
+        published: Arc::clone(&published),
+        docker_socket: None,
+        containers: Arc::default(),
+        shutdown: shut,
+    };
+    let helper = pipeline::serve(services, control)?;
+    let mut result = Ok(Tail::default());
+    while !publisher.complete() {
+        select! {
+            recv(pipeline.reports) -> report => match report {
+                Ok(report) => publisher.take(report),
+                Err(_) => break,
+            },
+            recv(events) -> event => match event {
+                Ok(Control::SourceEnded(tail)) => result = tail,
+                Ok(Control::OutputClosed(error)) => result = Err(error),
+                Ok(Control::Signal) => return Ok(Exit::Failed),
+                _ => {}
+            },
+        }
+    }
+    pipeline.join(|| Taped::End { elapsed_ns: 0, lost: BTreeMap::new() });
+    let _ = shutdown.send(true);
+    let _ = helper.join();
+    if let Ok(Control::SourceEnded(tail)) = events.try_recv() {
+        result = tail;
+    }
+    publisher.publish(false);
+    let tail = match result {
+        Ok(tail) => tail,
+        Err(error) if broken_pipe(&error) => return Ok(Exit::Done),
+        Err(error) => {
+            // What came before the damage was shown; its summary is as true as it was.
+            summarise(config, &publisher, &owned(&publisher.lost()), 0)?;
+            return Err(error);
+        }
+    };
+    let mut lost = owned(&publisher.lost());
+    for (reason, count) in tail.lost {
+        let own = lost.entry(reason).or_default();
+        *own = count.max(*own);
+    }
+    summarise(config, &publisher, &lost, tail.elapsed_ns)?;
+    Ok(Exit::Done)
+}
+
+fn options(config: &Config, worker: usize, frames: bool, unix_offset_ns: i64) -> Options {
+    Options {
+        worker,
+        frames,
+        sides: config.sides,
+        lines: config.output == Output::Json,
+        unix_offset_ns,
+        connections: config.max_connections as usize,
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .with_context(|| format!("listening on {address} (another agent? choose another address with --listen, or --listen none)"))
+}
+
+fn open_tape(path: &Path, config: &Config, start_unix_ns: u64, monotonic_to_unix_ns: i64) -> Result<Tape> {
+    let file = File::create(path).with_context(|| format!("creating the recording {}", path.display()))?;
+    let uname = nix::sys::utsname::uname().context("asking for the kernel's name")?;
+    let header = Header {
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        kernel_release: uname.release().to_string_lossy().into_owned(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        start_unix_ns,
+        monotonic_to_unix_ns,
+        settings: BTreeMap::from([("sides".to_owned(), serde_json::to_value(config.sides).context("keeping the settings")?)]),
+    };
+    Ok(Tape::new(Writer::new(BufWriter::with_capacity(1 << 20, file), &header)?))
+}
+
+/// Publishes until something ends the run. An error is what ended it against the user's will.
+fn attend(
+    events: &Receiver<Control>,
+    pipeline: &Pipeline,
+    publisher: &mut Publisher,
+    deadline: &Receiver<std::time::Instant>,
+) -> Result<()> {
+    loop {
+        select! {
+            recv(pipeline.reports) -> report => match report {
+                Ok(report) => {
+                    publisher.take(report);
+                    publisher.publish(true);
+                }
+                Err(_) => return Err(anyhow!("all workers are gone")),
+            },
+            recv(events) -> event => match event {
+                Ok(Control::Signal | Control::Left) | Err(_) => return Ok(()),
+                Ok(Control::SourceEnded(result)) => return result.map(drop),
+                Ok(Control::OutputClosed(error) | Control::TableFailed(error)) if broken_pipe(&error) => return Ok(()),
+                Ok(
+                    Control::OutputClosed(error)
+                    | Control::RecordingFailed(error)
+                    | Control::TableFailed(error)
+                    | Control::ServicesFailed(error),
+                ) => return Err(error),
+            },
+            recv(deadline) -> _ => return Ok(()),
+        }
+    }
+}
+
+/// Takes what is still on its way, for two seconds at most; a second signal ends the process at once.
+fn finish(events: &Receiver<Control>, pipeline: &Pipeline, publisher: &mut Publisher) -> Result<()> {
+    let deadline = after(DRAIN);
+    while !publisher.complete() {
+        select! {
+            recv(pipeline.reports) -> report => match report {
+                Ok(report) => publisher.take(report),
+                Err(_) => return Ok(()),
+            },
+            recv(events) -> event => match event {
+                Ok(Control::Signal) => std::process::exit(Exit::Failed as i32),
+                Ok(Control::SourceEnded(Err(error)) | Control::RecordingFailed(error)) => return Err(error),
+                Ok(_) => {}
+                Err(_) => return Ok(()),
+            },
+            recv(deadline) -> _ => {
+                tracing::warn!("some events were still on their way after {DRAIN:?} and are left out");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn ready_line(unix_nano: u64, host: &str, hooks: &str) -> Result<()> {
+    let mut line = Vec::new();
+    json::ready(&mut line, &ReadyView { unix_nano, host, hooks });
+    let mut out = io::stdout().lock();
+    out.write_all(&line).and_then(|()| out.flush()).context("writing to standard output")
+}
+
+fn owned(lost: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    lost.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
+}
+
+/// The last word: a line of JSON on standard output, or a sentence on standard error.
+fn summarise(config: &Config, publisher: &Publisher, lost: &BTreeMap<String, u64>, elapsed_ns: u64) -> Result<()> {
+    let snapshot = publisher.snapshot();
+    if config.output == Output::Json {
+        let lost: Vec<(Name, u64)> = lost.iter().map(|(reason, count)| (Name::from(reason.clone()), *count)).collect();
+        let mut line = Vec::new();
+        json::summary(&mut line, &SummaryView { snapshot: &snapshot, lost: &lost, elapsed_ns });
+        let mut out = io::stdout().lock();
+        return match out.write_all(&line).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+            _ => Ok(()),
+        };
+    }
+    let total: u64 = lost.values().sum();
+    let reasons: Vec<_> = lost.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    let seconds = elapsed_ns as f64 / 1e9;
+    // Standard error may be closed; then nobody wants to know.
+    let _ = writeln!(
+        io::stderr(),
+        "remora: {} exchanges on {} edges in {seconds:.1} s, {total} lost{reasons}",
+        snapshot.exchanges,
+        snapshot.edges.len()
+    );
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Joins what the workers report with the kernel's own counters, and makes the result visible.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use libbpf_rs::MapHandle;
+
+use super::{
+    drain,
+    losses::Losses,
+    worker::{EVENT_NAMES, Report},
+};
+use crate::{
+    config::Config,
+    export::{MapFill, Name, ProgramCost, Published, SelfMetrics},
+    probes::{
+        load::{Probes, Wake},
+        table::{ConnectionTable, Tallies, Tally},
+    },
+    service_map::{Listener, Party, Snapshot, idle},
+    telemetry::SelfUsage,
+};
+
+/// Holds the workers' latest reports and the loaded programs.
+pub struct Publisher {
+    published: Arc<ArcSwap<Published>>,
+    host: String,
+    hooks: &'static str,
+    losses: Arc<Losses>,
+    start_ns: u64,
+    idle_after_ns: u64,
+    reports: Vec<Option<Report>>,
+    kernel: Option<Kernel>,
+    /// The kernel's counts when the programs were taken away.
+    tally: Tally,
+    snapshot: Arc<Snapshot>,
+}
+
+struct Kernel {
+    probes: Probes,
+    tallies: Tallies,
+    connections: Arc<AtomicU64>,
+    capacity: u32,
+}
+
+impl Publisher {
+    pub fn new(
+        published: Arc<ArcSwap<Published>>,
+        config: &Config,
+        host: String,
+        hooks: &'static str,
+        losses: Arc<Losses>,
+        start_ns: u64,
+    ) -> Self {
+        Self {
+            published,
+            host,
+            hooks,
+            losses,
+            start_ns,
+            idle_after_ns: config.idle_after.as_nanos() as u64,
+            reports: (0..config.workers).map(|_| None).collect(),
+            kernel: None,
+            tally: Tally::default(),
+            snapshot: Arc::default(),
+        }
+    }
+
+    /// Takes the loaded programs in charge: their counters are published, and they go with [`Self::detach`].
+    pub fn watch(&mut self, probes: Probes, connections: Arc<AtomicU64>) -> Result<()> {
+        let (tallies, capacity) = (probes.tallies()?, probes.table()?.capacity());
+        self.kernel = Some(Kernel { probes, tallies, connections, capacity });
+        Ok(())
+    }
+
+    pub fn events(&self) -> Result<MapHandle> {
+        self.probes()?.events()
+    }
+
+    pub fn wake(&self) -> Result<Wake> {
+        Ok(self.probes()?.reader_wake())
+    }
+
+    pub fn table(&self) -> Result<ConnectionTable> {
+        self.probes()?.table()
+    }
+
+    fn probes(&self) -> Result<&Probes> {
+        self.kernel.as_ref().map(|kernel| &kernel.probes).context("no programs are loaded")
+    }
+
+    /// Takes the programs away: from here on nothing is captured.
+    pub fn detach(&mut self) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.probes.detach();
+        }
+    }
+
+    pub fn take(&mut self, report: Report) {
+        let worker = report.worker;
+        if let Some(place) = self.reports.get_mut(worker)
+            && !place.as_ref().is_some_and(|known| known.last)
+        {
+            *place = Some(report);
+        }
+    }
+
+    /// Every worker has sent its last report.
+    pub fn complete(&self) -> bool {
+        self.reports.iter().all(|report| report.as_ref().is_some_and(|report| report.last))
+    }
+
+    /// Makes the present state visible.
+    pub fn publish(&mut self, ready: bool) {
+        let reports = || self.reports.iter().flatten();
+        let now_ns = reports().map(|report| report.now_ns).max().unwrap_or(self.start_ns);
+        let idle = idle(self.listeners(), now_ns, self.idle_after_ns);
+        self.snapshot = Arc::new(Snapshot::merge(now_ns, reports().map(|report| report.shard.clone()), idle));
+        let self_metrics = self.self_metrics();
+        self.published.store(Arc::new(Published {
+            snapshot: Arc::clone(&self.snapshot),
+            self_metrics,
+            ready,
+            host: self.host.clone(),
+            hooks: self.hooks.to_owned(),
+            uptime_ns: drain::now_ns().saturating_sub(self.start_ns),
+        }));
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// All losses by reason, zeros included.
+    pub fn lost(&self) -> BTreeMap<&'static str, u64> {
+        self.losses.all(&self.tally)
+    }
+
+    /// The workers know the same services; each knows when it last saw one used.
+    fn listeners(&self) -> Vec<Listener> {
+        let mut services: BTreeMap<Party, Listener> = BTreeMap::new();
+        for listener in self.reports.iter().flatten().flat_map(|report| &report.listeners) {
+            let known = services.entry(listener.server.clone()).or_insert_with(|| listener.clone());
+            known.since_ns = known.since_ns.min(listener.since_ns);
+            known.last_exchange_ns = known.last_exchange_ns.max(listener.last_exchange_ns);
+        }
+        services.into_values().collect()
+    }
+
+    fn self_metrics(&mut self) -> SelfMetrics {
+        let (mut maps, mut programs) = (Vec::new(), Vec::new());
+        if let Some(kernel) = &self.kernel {
+            match kernel.tallies.read() {
+                Ok(tally) => self.tally = tally,
+                Err(error) => tracing::debug!("{error:#}"),
+            }
+            maps.push(MapFill {
+                name: Name::Borrowed("conns"),
+                entries: kernel.connections.load(Ordering::Relaxed),
+                capacity: kernel.capacity.into(),
+            });
+            programs = kernel
+                .probes
+                .run_times()
+                .into_iter()
+                .map(|(name, run_time_ns, run_count)| ProgramCost { name: Name::Owned(name), run_time_ns, run_count })
+                .collect();
+        }
+        // Every worker sees what concerns all of them: such events are counted once.
+        let shared = [4, 6, 7, 8, 10];
+        let events = EVENT_NAMES
+            .into_iter()
+            .enumerate()
+            .map(|(kind, name)| {
+                let counts = self.reports.iter().flatten().map(|report| report.events[kind]);
+                (Name::Borrowed(name), if shared.contains(&kind) { counts.max().unwrap_or(0) } else { counts.sum() })
+            })
+            .collect();
+        let usage = SelfUsage::read().unwrap_or_default();
+        SelfMetrics {
+            events,
+            lost: self.lost().into_iter().map(|(reason, count)| (Name::Borrowed(reason), count)).collect(),
+            queue_depths: Vec::new(),
+            maps,
+            programs,
+            resident_bytes: usage.resident_bytes,
+            cpu_seconds: (usage.cpu_user + usage.cpu_system).as_secs_f64(),
+        }
+    }
+}

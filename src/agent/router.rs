@@ -1,0 +1,198 @@
+//! Numbers event records and hands them, in batches, to the workers that own their connections. Never parses.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use super::{
+    losses::{Losses, Reason},
+    tape::Taped,
+};
+use crate::{
+    event::{self, Event, Route},
+    model::Process,
+};
+
+/// A batch goes out when it has grown to this, at the latest when the source pauses.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// What a worker gets.
+pub enum Message {
+    Events(Batch),
+    /// A recording's answer to "who is this pid" (replay only).
+    Fact(Arc<Process>),
+    /// Nothing follows.
+    End,
+}
+
+/// Numbered records, one behind the other: see [`Batch::records`].
+#[derive(Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    /// Every record of a lower number was handed out to its worker.
+    pub upto: u64,
+}
+
+const NUMBER_LEN: usize = size_of::<u64>();
+
+impl Batch {
+    fn push(&mut self, sequence: u64, record: &[u8]) {
+        self.bytes.extend_from_slice(&sequence.to_ne_bytes());
+        self.bytes.extend_from_slice(record);
+    }
+
+    /// The records with their numbers.
+    pub fn records(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let (number, behind) = rest.split_first_chunk::<NUMBER_LEN>()?;
+            let length = event::record_len(behind)?;
+            let (record, behind) = behind.split_at_checked(length)?;
+            rest = behind;
+            Some((u64::from_ne_bytes(*number), record))
+        })
+    }
+}
+
+/// The one place where records get their numbers.
+pub struct Router {
+    workers: Vec<Sender<Message>>,
+    batches: Vec<Batch>,
+    /// How many records each batch holds, for the count of a loss.
+    counts: Vec<u64>,
+    spent: Receiver<Batch>,
+    sequence: u64,
+    tape: Option<(Sender<Taped>, Vec<u8>)>,
+    patience: Patience,
+    /// Workers must hear of every round, so that lines can be put in order.
+    announce_rounds: bool,
+    losses: Arc<Losses>,
+    scratch: Vec<u8>,
+}
+
+/// What to do when a queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Drop and count: the kernel does not wait.
+    Drop,
+    /// Wait: a file does.
+    Wait,
+}
+
+impl Router {
+    pub fn new(
+        workers: Vec<Sender<Message>>,
+        spent: Receiver<Batch>,
+        tape: Option<Sender<Taped>>,
+        patience: Patience,
+        announce_rounds: bool,
+        losses: Arc<Losses>,
+    ) -> Self {
+        let batches = workers.iter().map(|_| Batch::default()).collect();
+        let counts = vec![0; workers.len()];
+        let tape = tape.map(|tape| (tape, Vec::new()));
+        Self { workers, batches, counts, spent, sequence: 0, tape, patience, announce_rounds, losses, scratch: Vec::new() }
+    }
+
+    /// Takes one record. What is no record is counted and left out.
+    pub fn record(&mut self, record: &[u8]) {
+        let Some(route) = event::route(record).filter(|_| event::record_len(record) == Some(record.len())) else {
+            self.losses.add(Reason::Undecodable, 1);
+            return;
+        };
+        let sequence = self.sequence;
+        self.sequence += 1;
+        if let Some((_, bytes)) = &mut self.tape {
+            bytes.extend_from_slice(record);
+        }
+        match route {
+            Route::Connection(connection) => self.push(connection.worker(self.batches.len()), sequence, record),
+            Route::Everyone => (0..self.batches.len()).for_each(|worker| self.push(worker, sequence, record)),
+        }
+    }
+
+    /// The same for an event that user space makes.
+    pub fn event(&mut self, event: &Event<'_>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        event.encode(&mut scratch);
+        self.record(&scratch);
+        self.scratch = scratch;
+    }
+
+    /// The number of the next record.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    fn push(&mut self, worker: usize, sequence: u64, record: &[u8]) {
+        self.batches[worker].push(sequence, record);
+        self.counts[worker] += 1;
+        if self.batches[worker].bytes.len() >= BATCH_BYTES {
+            self.flush();
+        }
+    }
+
+    /// Sends what has gathered.
+    pub fn flush(&mut self) {
+        if let Some((tape, bytes)) = &mut self.tape
+            && !bytes.is_empty()
+        {
+            let records = bytes.len();
+            let first = self.sequence - count_records(bytes);
+            let piece = Taped::Events { sequence: first, bytes: std::mem::replace(bytes, Vec::with_capacity(records)) };
+            if let Err(TrySendError::Full(piece)) = tape.try_send(piece)
+                && let Taped::Events { bytes, .. } = piece
+            {
+                self.losses.add(Reason::RecordingFull, count_records(&bytes));
+            }
+        }
+        for worker in 0..self.workers.len() {
+            if self.batches[worker].bytes.is_empty() && !self.announce_rounds {
+                continue;
+            }
+            let mut batch = self.spent.try_recv().unwrap_or_default();
+            batch.bytes.clear();
+            std::mem::swap(&mut batch, &mut self.batches[worker]);
+            batch.upto = self.sequence;
+            let count = std::mem::take(&mut self.counts[worker]);
+            self.send(worker, Message::Events(batch), count);
+        }
+    }
+
+    /// Tells all workers who a pid is, from the next record on.
+    pub fn fact(&mut self, process: &Arc<Process>) {
+        self.flush();
+        for worker in 0..self.workers.len() {
+            self.send(worker, Message::Fact(Arc::clone(process)), 0);
+        }
+    }
+
+    /// Sends the rest and says that nothing follows; waits for room, since the end must arrive.
+    pub fn end(mut self) {
+        self.patience = Patience::Wait;
+        self.flush();
+        for worker in 0..self.workers.len() {
+            self.send(worker, Message::End, 0);
+        }
+    }
+
+    fn send(&self, worker: usize, message: Message, records: u64) {
+        let dropped = match self.patience {
+            Patience::Wait => self.workers[worker].send(message).is_err(),
+            Patience::Drop => self.workers[worker].try_send(message).is_err(),
+        };
+        if dropped {
+            self.losses.add(Reason::ChannelFull, records);
+        }
+    }
+}
+
+fn count_records(mut bytes: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some(length) = event::record_len(bytes) {
+        count += 1;
+        bytes = &bytes[length..];
+    }
+    count
+}

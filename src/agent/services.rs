@@ -1,0 +1,75 @@
+//! Everything of the agent that waits on sockets and signals: one thread, one tokio runtime.
+
+use std::{net::TcpListener, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use crossbeam_channel::Sender;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use super::pipeline::Control;
+use crate::{
+    attribution::{self, ContainerNames},
+    export::{Published, http},
+};
+
+/// What is to be served until `shutdown` turns true.
+pub struct Services {
+    /// The HTTP server's socket, bound already.
+    pub listener: Option<TcpListener>,
+    pub published: Arc<ArcSwap<Published>>,
+    pub docker_socket: Option<PathBuf>,
+    pub containers: Arc<ContainerNames>,
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// Runs until the shutdown.
+pub fn run(services: Services, control: &Sender<Control>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let Services { listener, published, docker_socket, containers, shutdown } = services;
+    runtime.block_on(async {
+        let ended = |mut shutdown: watch::Receiver<bool>| async move {
+            // An error means that the sender is gone: that is an end, too.
+            let _ = shutdown.wait_for(|ended| *ended).await;
+        };
+        let http = async {
+            let Some(listener) = listener else { return Ok(()) };
+            listener.set_nonblocking(true).context("preparing the HTTP server's socket")?;
+            let listener = tokio::net::TcpListener::from_std(listener).context("preparing the HTTP server's socket")?;
+            http::serve(listener, published, ended(shutdown.clone())).await.context("serving HTTP")
+        };
+        let names = async {
+            if let Some(socket) = docker_socket {
+                attribution::container::watch(socket, containers, ended(shutdown.clone())).await;
+            }
+            Ok(())
+        };
+        let serving = async {
+            tokio::try_join!(http, names)?;
+            ended(shutdown.clone()).await;
+            Ok(())
+        };
+        tokio::select! {
+            result = serving => result,
+            result = signals(control) => result,
+        }
+    })
+}
+
+/// Passes on SIGINT and SIGTERM, for ever.
+async fn signals(control: &Sender<Control>) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if control.try_send(Control::Signal).is_err() {
+            return Ok(());
+        }
+    }
+}
