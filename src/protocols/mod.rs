@@ -4,6 +4,8 @@
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
 pub mod tls;
+#[cfg(test)]
+pub mod testing;
 
 use crate::model::{Exchange, Flow, Protocol};
 
