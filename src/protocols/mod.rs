@@ -4,6 +4,7 @@
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
 pub mod tls;
+pub mod http1;
 #[cfg(test)]
 pub mod testing;
 
@@ -115,3 +116,7 @@ pub struct Definition {
 
 /// All protocols, the cheapest and surest to tell first.
 pub const DEFINITIONS: &[Definition] = &[tls::DEFINITION];
+#[rustfmt::skip]
+pub const DEFINITIONS: &[Definition] = &[
+    http1::DEFINITION,
+];

@@ -1,0 +1,205 @@
+//! One request and its response while they are open, and the exchange that they become.
+
+use smallvec::SmallVec;
+
+use super::head::{self, RequestHead};
+use crate::{
+    model::{Exchange, Flags, Protocol, Value},
+    protocols::{At, Sink},
+};
+
+/// What must be known of a request to frame its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Plain,
+    /// The response has no body, whatever its head says.
+    Head,
+    /// A 2xx response ends HTTP on this connection.
+    Connect,
+    /// The client offered another protocol.
+    Upgrade,
+}
+
+/// The methods that OpenTelemetry knows; others are reported as `_OTHER` with the original beside it.
+const KNOWN_METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
+
+/// Longest texts kept, in bytes: a thousand open requests must stay small.
+const MAX_PATH: usize = 1024;
+const MAX_HOST: usize = 255;
+const MAX_AGENT: usize = 256;
+const MAX_TRACEPARENT: usize = 128;
+
+pub struct Entry {
+    /// Method, path, host, user agent and traceparent, one after the other; `ends` are their ends.
+    text: String,
+    ends: [usize; 5],
+    port: Option<u16>,
+    minor: u8,
+    pub kind: Kind,
+    start_ns: u64,
+    pub first_byte_ns: u64,
+    pub end_ns: u64,
+    /// On the wire: heads, bodies, chunk framing.
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    /// Content only.
+    pub request_body: u64,
+    pub response_body: u64,
+    status: Option<u16>,
+    pub flags: Flags,
+    /// The request head was seen.
+    pub asked: bool,
+    pub request_done: bool,
+    pub response_done: bool,
+    /// The response lost its framing: it ends where something else begins.
+    pub broken: bool,
+    /// On trial: must not leave yet.
+    pub held: bool,
+}
+
+impl Entry {
+    /// `text` is an empty string whose memory is used.
+    pub fn new(text: String) -> Self {
+        Self {
+            text,
+            ends: [0; 5],
+            port: None,
+            minor: 1,
+            kind: Kind::Plain,
+            start_ns: 0,
+            first_byte_ns: 0,
+            end_ns: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            request_body: 0,
+            response_body: 0,
+            status: None,
+            flags: Flags::default(),
+            asked: false,
+            request_done: false,
+            response_done: false,
+            broken: false,
+            held: false,
+        }
+    }
+
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    /// Takes the request's head in.
+    pub fn ask(&mut self, head: &RequestHead<'_>, length: usize, start_ns: u64) {
+        let target = head::target(head.method, head.target);
+        // The target's authority overrides Host (RFC 9112 section 3.2.2).
+        let (host, port) = head::host_and_port(target.authority.or(head.host).unwrap_or_default());
+        if target.path.len() > MAX_PATH {
+            self.flags.insert(Flags::TRUNCATED);
+        }
+        let traceparent = head.traceparent.filter(|value| value.len() <= MAX_TRACEPARENT).unwrap_or_default();
+        let parts = [
+            (head.method, usize::MAX),
+            (target.path, MAX_PATH),
+            (host, MAX_HOST),
+            (head.user_agent.unwrap_or_default(), MAX_AGENT),
+            (traceparent, MAX_TRACEPARENT),
+        ];
+        for ((part, longest), end) in parts.into_iter().zip(&mut self.ends) {
+            let part = part.get(..longest).unwrap_or(part);
+            match std::str::from_utf8(part) {
+                Ok(part) => self.text.push_str(part),
+                Err(_) => self.text.push_str(&String::from_utf8_lossy(part)),
+            }
+            *end = self.text.len();
+        }
+        self.kind = match head.method {
+            b"HEAD" => Kind::Head,
+            b"CONNECT" => Kind::Connect,
+            _ if head.upgrade => Kind::Upgrade,
+            _ => Kind::Plain,
+        };
+        self.port = port;
+        self.minor = head.minor;
+        self.start_ns = start_ns;
+        self.request_bytes = length as u64;
+        self.asked = true;
+    }
+
+    /// Takes the final response's head in.
+    pub fn answer(&mut self, status: u16, length: usize, at: At) {
+        self.status = Some(status);
+        self.first_byte_ns = at.first_ns;
+        self.end_ns = at.last_ns;
+        self.response_bytes = self.response_bytes.saturating_add(length as u64);
+    }
+
+    /// HTTP is over with this response: 101, or 2xx to CONNECT.
+    pub fn switches(kind: Option<Kind>, status: u16) -> bool {
+        status == 101 || (kind == Some(Kind::Connect) && (200..300).contains(&status))
+    }
+
+    fn text(&self, index: usize) -> &str {
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let end = self.ends.get(index).copied().unwrap_or(0);
+        self.text.get(start..end).unwrap_or_default()
+    }
+
+    pub fn emit(&self, adopted: bool, out: &mut dyn Sink) {
+        let (method, path, host, agent, traceparent) = (self.text(0), self.text(1), self.text(2), self.text(3), self.text(4));
+        let digits = self.status.map(|status| [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8));
+        let status = digits.as_ref().and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();
+        // The side is not known here: a 4xx is the client's error and an answer of a healthy server, so only 5xx count.
+        let failed = self.status.is_some_and(|status| status >= 500);
+        let mut attributes: SmallVec<[(&'static str, Value<'_>); 12]> = SmallVec::new();
+        if KNOWN_METHODS.contains(&method) {
+            attributes.push(("http.request.method", Value::Text(method)));
+        } else {
+            attributes.push(("http.request.method", Value::Text("_OTHER")));
+            attributes.push(("http.request.method_original", Value::Text(method)));
+        }
+        attributes.push(("url.path", Value::Text(path)));
+        attributes.push(("network.protocol.version", Value::Text(if self.minor == 0 { "1.0" } else { "1.1" })));
+        if let Some(status) = self.status {
+            attributes.push(("http.response.status_code", Value::Int(i64::from(status))));
+        }
+        if failed {
+            attributes.push(("error.type", Value::Text(status)));
+        }
+        if !host.is_empty() {
+            attributes.push(("server.address", Value::Text(host)));
+        }
+        if let Some(port) = self.port {
+            attributes.push(("server.port", Value::Int(i64::from(port))));
+        }
+        if !agent.is_empty() {
+            attributes.push(("user_agent.original", Value::Text(agent)));
+        }
+        let int = |size: u64| Value::Int(i64::try_from(size).unwrap_or(i64::MAX));
+        if self.request_body > 0 {
+            attributes.push(("http.request.body.size", int(self.request_body)));
+        }
+        if self.response_body > 0 {
+            attributes.push(("http.response.body.size", int(self.response_body)));
+        }
+        if !traceparent.is_empty() {
+            attributes.push(("traceparent", Value::Text(traceparent)));
+        }
+        let first_byte_ns = self.status.map(|_| self.first_byte_ns);
+        // With two threads on one socket the response can carry the earlier time.
+        let start_ns = first_byte_ns.map_or(self.start_ns, |first| first.min(self.start_ns));
+        let flags = if adopted { self.flags | Flags::ADOPTED } else { self.flags };
+        out.exchange(&Exchange {
+            protocol: Protocol::Http,
+            start_ns,
+            first_byte_ns,
+            end_ns: self.end_ns.max(start_ns),
+            operation: method,
+            resource: path,
+            status,
+            error: failed || self.status.is_none(),
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            flags,
+            attributes: &attributes,
+        });
+    }
+}

@@ -1,0 +1,394 @@
+//! HTTP/1.0 and HTTP/1.1 (RFC 9110, RFC 9112): where messages begin and end in both flows.
+//!
+//! Heads are in `head`, pairs in `pairing`, what becomes an exchange in `entry`. Bodies are passed over, never looked at.
+//! An exchange is an error when its status is 500 or above, or when there was no answer: which side was watched is not known here, and a
+//! 4xx is an error of the client only.
+#![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used))]
+
+mod entry;
+mod head;
+mod pairing;
+#[cfg(test)]
+mod tests;
+
+use self::{
+    entry::{Entry, Kind},
+    head::{Framing, Parsed},
+    pairing::{Pairing, ResponseFlow},
+};
+use crate::{
+    model::{Flow, Protocol},
+    protocols::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step},
+};
+
+pub const DEFINITION: Definition = Definition { protocol: Protocol::Http, likeness, parser };
+
+fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
+    head::likeness(flow, bytes)
+}
+
+fn parser(opening: Opening) -> Box<dyn Parser> {
+    Box::new(Http1::new(opening))
+}
+
+/// What the next bytes of a flow are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The begin of a message.
+    Head,
+    /// A body, or a new head instead: the response to a request not seen yet, which may be HEAD, or a body that waits for 100 (Continue).
+    Undecided(Framing),
+    /// A body that is passed over.
+    Body(u64),
+    ChunkSize,
+    /// A chunk's data that is passed over, with the line break behind it.
+    ChunkData(u64),
+    Trailer,
+    UntilClose,
+    /// Not known: a message is looked for where calls begin.
+    Lost,
+    /// Another protocol's.
+    Tunnel,
+}
+
+struct Lane {
+    place: Place,
+    /// So many of the bytes that will be handed over again were searched for their end.
+    scanned: usize,
+}
+
+struct Http1 {
+    lanes: [Lane; 2],
+    pairing: Pairing,
+    /// A whole head was seen: the connection speaks HTTP.
+    understood: bool,
+    adopted: bool,
+    /// What follows the requests that were seen is another protocol's.
+    switched: bool,
+}
+
+impl Http1 {
+    fn new(Opening { adopted }: Opening) -> Self {
+        let place = if adopted { Place::Lost } else { Place::Head };
+        let lanes = [Lane { place, scanned: 0 }, Lane { place, scanned: 0 }];
+        Self { lanes, pairing: Pairing::new(adopted), understood: false, adopted, switched: false }
+    }
+
+    fn lane(&mut self, flow: Flow) -> &mut Lane {
+        let [request, response] = &mut self.lanes;
+        match flow {
+            Flow::Request => request,
+            Flow::Response => response,
+        }
+    }
+
+    fn place(&self, flow: Flow) -> Place {
+        let [request, response] = &self.lanes;
+        match flow {
+            Flow::Request => request.place,
+            Flow::Response => response.place,
+        }
+    }
+
+    /// Bytes before the next message are not one.
+    fn lose(&mut self, flow: Flow, lost: u64, at_ns: u64, out: &mut dyn Sink) {
+        out.lost(Loss::ParseGap);
+        self.lane(flow).place = Place::Lost;
+        self.lane(flow).scanned = 0;
+        match flow {
+            Flow::Request => self.pairing.request_gap(out),
+            Flow::Response => self.pairing.response_gap(lost, at_ns, out),
+        }
+    }
+
+    fn message_bytes(&mut self, flow: Flow, wire: u64, body: u64, at_ns: u64) {
+        match flow {
+            Flow::Request => self.pairing.request_bytes(wire, body),
+            Flow::Response => self.pairing.response_bytes(wire, body, at_ns),
+        }
+    }
+
+    fn end_message(&mut self, flow: Flow, at_ns: u64, out: &mut dyn Sink) {
+        self.lane(flow).place = Place::Head;
+        match flow {
+            Flow::Request => self.pairing.request_end(out),
+            Flow::Response => self.pairing.response_end(Some(at_ns), out),
+        }
+    }
+
+    fn head(&mut self, flow: Flow, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
+        let lost = self.place(flow) == Place::Lost;
+        if lost && !at.call_start {
+            return self.pass_lost(flow, bytes, at);
+        }
+        if flow == Flow::Request && self.switched && !self.pairing.awaits_request() {
+            self.lane(flow).place = Place::Tunnel;
+            return Step::Skip { head: 0, body: u64::MAX };
+        }
+        if !lost {
+            match head::leading_blank(bytes) {
+                0 => {}
+                blank => {
+                    self.lane(flow).scanned = 0;
+                    return Step::Consumed(blank);
+                }
+            }
+        }
+        let scanned = self.lane(flow).scanned;
+        // The first bytes are judged again while they are few; after that only the end of the head is waited for.
+        if scanned > JUDGED && !head::has_end(bytes, scanned) {
+            self.lane(flow).scanned = bytes.len();
+            return Step::NeedMore;
+        }
+        self.lane(flow).scanned = 0;
+        match flow {
+            Flow::Request => match head::request(bytes, lost) {
+                Parsed::Whole(head, length) => self.request(head, length, at, out),
+                Parsed::Partial => self.wait(flow, bytes),
+                Parsed::Malformed => self.malformed(flow, bytes, at, out),
+            },
+            Flow::Response => match head::response(bytes, lost) {
+                Parsed::Whole(head, length) => self.response(head, length, at, out),
+                Parsed::Partial => self.wait(flow, bytes),
+                Parsed::Malformed => self.malformed(flow, bytes, at, out),
+            },
+        }
+    }
+
+    fn wait(&mut self, flow: Flow, bytes: &[u8]) -> Step {
+        self.lane(flow).scanned = bytes.len();
+        Step::NeedMore
+    }
+
+    fn pass_lost(&mut self, flow: Flow, bytes: &[u8], at: At) -> Step {
+        if flow == Flow::Response {
+            self.pairing.response_passed(bytes.len() as u64, at.last_ns);
+        }
+        Step::Consumed(bytes.len())
+    }
+
+    fn malformed(&mut self, flow: Flow, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
+        if self.place(flow) == Place::Lost {
+            return self.pass_lost(flow, bytes, at);
+        }
+        if !self.understood && !self.adopted {
+            return Step::NotMine;
+        }
+        // A client may speak the next protocol before the server has agreed to it.
+        let early = flow == Flow::Request && matches!(self.pairing.last_asked(), Some(Kind::Connect | Kind::Upgrade));
+        if early {
+            self.lane(flow).place = Place::Lost;
+        } else {
+            self.lose(flow, bytes.len() as u64, at.last_ns, out);
+        }
+        Step::Consumed(bytes.len())
+    }
+
+    fn request(&mut self, head: head::RequestHead<'_>, length: usize, at: At, out: &mut dyn Sink) -> Step {
+        self.understood = true;
+        let response = match self.place(Flow::Response) {
+            Place::Head | Place::Undecided(_) => ResponseFlow::Idle,
+            Place::Lost => ResponseFlow::Lost,
+            _ => ResponseFlow::Busy,
+        };
+        self.pairing.request_head(&head, length, at, response, out);
+        let step = match head.framing {
+            Framing::Invalid => {
+                self.pairing.request_end(out);
+                self.lane(Flow::Request).place = Place::Lost;
+                self.pairing.request_gap(out);
+                Step::Consumed(length)
+            }
+            framing if head.expects_continue && framing != Framing::Empty => {
+                self.lane(Flow::Request).place = Place::Undecided(framing);
+                Step::Consumed(length)
+            }
+            framing => self.begin_body(Flow::Request, framing, length, at.last_ns, out),
+        };
+        self.settle_response(out);
+        step
+    }
+
+    /// A request came after its response: the response's body may now be told from the next head.
+    fn settle_response(&mut self, out: &mut dyn Sink) {
+        if let Place::Undecided(_) = self.place(Flow::Response)
+            && self.pairing.response_is_bodiless()
+        {
+            self.lane(Flow::Response).place = Place::Head;
+            self.pairing.response_end(None, out);
+        }
+    }
+
+    fn response(&mut self, head: head::ResponseHead, length: usize, at: At, out: &mut dyn Sink) -> Step {
+        self.understood = true;
+        let kind = self.pairing.kind_of_response();
+        if head.status < 200 && head.status != 101 {
+            self.lane(Flow::Response).place = Place::Head;
+            self.pairing.interim(length);
+            return Step::Consumed(length);
+        }
+        self.pairing.response_head(head, length, at, out);
+        if Entry::switches(kind, head.status) {
+            return self.switch(length, at.last_ns, out);
+        }
+        match (kind, head.framing) {
+            (Some(Kind::Head), _) => self.begin_body(Flow::Response, Framing::Empty, length, at.last_ns, out),
+            (None, framing) if framing != Framing::Empty => {
+                self.lane(Flow::Response).place = Place::Undecided(framing);
+                Step::Consumed(length)
+            }
+            (_, framing) => self.begin_body(Flow::Response, framing, length, at.last_ns, out),
+        }
+    }
+
+    /// HTTP is over on this connection.
+    fn switch(&mut self, head: usize, at_ns: u64, out: &mut dyn Sink) -> Step {
+        self.switched = true;
+        self.lane(Flow::Response).place = Place::Tunnel;
+        self.pairing.response_end(Some(at_ns), out);
+        if !self.pairing.awaits_request() {
+            self.pairing.end(at_ns, false, out);
+        }
+        out.capture(Capture::Lengths);
+        Step::Skip { head, body: u64::MAX }
+    }
+
+    /// The first `head` bytes are done with; the body is what follows.
+    fn begin_body(&mut self, flow: Flow, framing: Framing, head: usize, at_ns: u64, out: &mut dyn Sink) -> Step {
+        match framing {
+            Framing::Empty | Framing::Invalid => {
+                self.end_message(flow, at_ns, out);
+                return Step::Consumed(head);
+            }
+            Framing::Length(body) => {
+                self.lane(flow).place = Place::Body(body);
+                return Step::Skip { head, body };
+            }
+            Framing::Chunked => self.lane(flow).place = Place::ChunkSize,
+            Framing::UntilClose => self.lane(flow).place = Place::UntilClose,
+        }
+        Step::Consumed(head)
+    }
+
+    /// A body follows, or it was never sent and this is the next head.
+    fn undecided(&mut self, flow: Flow, framing: Framing, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
+        let bodiless = match flow {
+            Flow::Request => self.pairing.asked_is_answered() && head::likeness(flow, bytes) == Likeness::Certain,
+            Flow::Response => self.pairing.kind_of_response().is_none() && head::likeness(flow, bytes) == Likeness::Certain,
+        };
+        if bodiless {
+            self.lane(flow).place = Place::Head;
+            match flow {
+                Flow::Request => self.pairing.request_end(out),
+                Flow::Response => self.pairing.response_end(None, out),
+            }
+            return self.head(flow, bytes, at, out);
+        }
+        match framing {
+            Framing::Length(body) => {
+                self.lane(flow).place = Place::Body(body);
+                Step::Skip { head: 0, body }
+            }
+            Framing::Chunked => {
+                self.lane(flow).place = Place::ChunkSize;
+                self.line(flow, bytes, at, out)
+            }
+            _ => {
+                self.lane(flow).place = Place::UntilClose;
+                self.message_bytes(flow, bytes.len() as u64, bytes.len() as u64, at.last_ns);
+                Step::Consumed(bytes.len())
+            }
+        }
+    }
+
+    /// A line of chunk framing or of the trailer.
+    fn line(&mut self, flow: Flow, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
+        let scanned = self.lane(flow).scanned;
+        let Some(found) = bytes.get(scanned..).and_then(|rest| head::find(b'\n', rest)) else { return self.wait(flow, bytes) };
+        let length = scanned + found + 1;
+        self.lane(flow).scanned = 0;
+        let line = bytes.get(..length).and_then(head::split_line).map(|(line, _)| line).unwrap_or_default();
+        if self.place(flow) == Place::Trailer {
+            self.message_bytes(flow, length as u64, 0, at.last_ns);
+            if line.is_empty() {
+                self.end_message(flow, at.last_ns, out);
+            }
+            return Step::Consumed(length);
+        }
+        match head::chunk_size(line) {
+            Some(0) => {
+                self.message_bytes(flow, length as u64, 0, at.last_ns);
+                self.lane(flow).place = Place::Trailer;
+                Step::Consumed(length)
+            }
+            Some(size) => {
+                self.message_bytes(flow, length as u64, 0, at.last_ns);
+                self.lane(flow).place = Place::ChunkData(size);
+                Step::Skip { head: length, body: size + 2 }
+            }
+            None => {
+                self.lose(flow, bytes.len() as u64, at.last_ns, out);
+                Step::Consumed(bytes.len())
+            }
+        }
+    }
+}
+
+/// A first line that has not become impossible by so many bytes is waited for.
+const JUDGED: usize = 64;
+
+impl Parser for Http1 {
+    fn parse(&mut self, flow: Flow, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
+        match self.place(flow) {
+            Place::Head | Place::Lost => self.head(flow, bytes, at, out),
+            Place::Undecided(framing) => self.undecided(flow, framing, bytes, at, out),
+            Place::ChunkSize | Place::Trailer => self.line(flow, bytes, at, out),
+            Place::UntilClose => {
+                self.message_bytes(flow, bytes.len() as u64, bytes.len() as u64, at.last_ns);
+                Step::Consumed(bytes.len())
+            }
+            // Bodies are skipped, so these bytes are not asked for; a tunnel's come when it was found by the other flow.
+            Place::Body(_) | Place::ChunkData(_) | Place::Tunnel => Step::Skip { head: 0, body: u64::MAX },
+        }
+    }
+
+    fn skipped(&mut self, flow: Flow, at_ns: u64, out: &mut dyn Sink) {
+        match self.place(flow) {
+            Place::Body(length) => {
+                self.message_bytes(flow, length, length, at_ns);
+                self.end_message(flow, at_ns, out);
+            }
+            Place::ChunkData(size) => {
+                self.message_bytes(flow, size + 2, size, at_ns);
+                self.lane(flow).place = Place::ChunkSize;
+            }
+            _ => {}
+        }
+    }
+
+    fn gap(&mut self, flow: Flow, lost: u64, at_ns: u64, out: &mut dyn Sink) {
+        self.lane(flow).scanned = 0;
+        match self.place(flow) {
+            Place::Tunnel => {}
+            Place::UntilClose => self.message_bytes(flow, lost, lost, at_ns),
+            Place::Lost if flow == Flow::Response => self.pairing.response_passed(lost, at_ns),
+            Place::Lost => {}
+            _ => self.lose(flow, lost, at_ns, out),
+        }
+    }
+
+    fn close(&mut self, at_ns: u64, out: &mut dyn Sink) {
+        let [request, response] = &self.lanes;
+        // A body that was announced and never begun is not missing.
+        let never_sent = matches!(request.place, Place::Undecided(_));
+        let ends_here = matches!(response.place, Place::UntilClose | Place::Undecided(Framing::UntilClose));
+        if never_sent {
+            self.pairing.request_end(out);
+        }
+        if ends_here {
+            self.pairing.response_end(None, out);
+        }
+        self.pairing.end(at_ns, true, out);
+    }
+}
