@@ -137,6 +137,16 @@ impl Entry {
         status == 101 || (kind == Some(Kind::Connect) && (200..300).contains(&status))
     }
 
+    /// Request and response together ended HTTP, which only the pair can tell.
+    pub fn opens_tunnel(&self) -> bool {
+        self.status.is_some_and(|status| Self::switches(Some(self.kind), status))
+    }
+
+    /// A response that servers send without a request: 408 before they close an idle connection (RFC 9110 section 15.5.9).
+    pub fn unasked(&self) -> bool {
+        self.status.is_none_or(|status| status == 408)
+    }
+
     fn text(&self, index: usize) -> &str {
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         let end = self.ends.get(index).copied().unwrap_or(0);

@@ -206,13 +206,16 @@ impl Http1 {
             }
             framing => self.begin_body(Flow::Request, framing, length, at.last_ns, out),
         };
-        self.settle_response(out);
+        self.settle_response(at.last_ns, out);
         step
     }
 
     /// A request came after its response: the response's body may now be told from the next head.
-    fn settle_response(&mut self, out: &mut dyn Sink) {
-        if let Place::Undecided(_) = self.place(Flow::Response)
+    fn settle_response(&mut self, at_ns: u64, out: &mut dyn Sink) {
+        if matches!(self.place(Flow::Response), Place::Undecided(_) | Place::UntilClose) && self.pairing.response_opens_tunnel() {
+            self.pairing.response_end(None, out);
+            self.switch(0, at_ns, out);
+        } else if let Place::Undecided(_) = self.place(Flow::Response)
             && self.pairing.response_is_bodiless()
         {
             self.lane(Flow::Response).place = Place::Head;
@@ -230,6 +233,7 @@ impl Http1 {
         }
         self.pairing.response_head(head, length, at, out);
         if Entry::switches(kind, head.status) {
+            self.pairing.response_end(Some(at.last_ns), out);
             return self.switch(length, at.last_ns, out);
         }
         match (kind, head.framing) {
@@ -246,7 +250,6 @@ impl Http1 {
     fn switch(&mut self, head: usize, at_ns: u64, out: &mut dyn Sink) -> Step {
         self.switched = true;
         self.lane(Flow::Response).place = Place::Tunnel;
-        self.pairing.response_end(Some(at_ns), out);
         if !self.pairing.awaits_request() {
             self.pairing.end(at_ns, false, out);
         }

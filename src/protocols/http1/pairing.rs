@@ -100,6 +100,11 @@ impl Pairing {
         self.answering && self.kind_of_response() == Some(Kind::Head)
     }
 
+    /// The response under way turns out to open a tunnel.
+    pub fn response_opens_tunnel(&self) -> bool {
+        self.answered.checked_sub(1).and_then(|index| self.entries.get(index)).is_some_and(|entry| self.answering && entry.opens_tunnel())
+    }
+
     /// Requests without a final response.
     pub fn has_open_requests(&self) -> bool {
         self.asked > self.answered
@@ -361,6 +366,8 @@ impl Pairing {
                     entry.flags.insert(Flags::TRUNCATED);
                 }
                 entry.emit(self.adopted, out);
+            } else if !entry.unasked() {
+                out.lost(Loss::ParseGap);
             }
         }
         self.asking = false;
