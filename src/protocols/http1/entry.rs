@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::head::{self, RequestHead};
+use super::head::{self, MAX_METHOD, RequestHead};
 use crate::{
     model::{Exchange, Flags, Protocol, Value},
     protocols::{At, Sink},
@@ -32,7 +32,7 @@ const MAX_TRACEPARENT: usize = 128;
 pub struct Entry {
     /// Method, path, host, user agent and traceparent, one after the other; `ends` are their ends.
     text: String,
-    ends: [usize; 5],
+    ends: [u16; 5],
     port: Option<u16>,
     minor: u8,
     pub kind: Kind,
@@ -97,20 +97,14 @@ impl Entry {
         }
         let traceparent = head.traceparent.filter(|value| value.len() <= MAX_TRACEPARENT).unwrap_or_default();
         let parts = [
-            (head.method, usize::MAX),
+            (head.method, MAX_METHOD),
             (target.path, MAX_PATH),
             (host, MAX_HOST),
             (head.user_agent.unwrap_or_default(), MAX_AGENT),
             (traceparent, MAX_TRACEPARENT),
         ];
-        for ((part, longest), end) in parts.into_iter().zip(&mut self.ends) {
-            let part = part.get(..longest).unwrap_or(part);
-            match std::str::from_utf8(part) {
-                Ok(part) => self.text.push_str(part),
-                Err(_) => self.text.push_str(&String::from_utf8_lossy(part)),
-            }
-            *end = self.text.len();
-        }
+        let parts = parts.map(|(part, longest)| part.get(..longest).unwrap_or(part));
+        self.keep(parts);
         self.kind = match head.method {
             b"HEAD" => Kind::Head,
             b"CONNECT" => Kind::Connect,
@@ -122,6 +116,24 @@ impl Entry {
         self.start_ns = start_ns;
         self.request_bytes = length as u64;
         self.asked = true;
+    }
+
+    fn keep(&mut self, parts: [&[u8]; 5]) {
+        let mut bytes = std::mem::take(&mut self.text).into_bytes();
+        for (part, end) in parts.into_iter().zip(&mut self.ends) {
+            bytes.extend_from_slice(part);
+            *end = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        }
+        // One check for all; a character cannot begin in one part and end in the next unless one of them is not UTF-8.
+        match String::from_utf8(bytes) {
+            Ok(text) if self.ends.iter().all(|&end| text.is_char_boundary(usize::from(end))) => self.text = text,
+            _ => {
+                for (part, end) in parts.into_iter().zip(&mut self.ends) {
+                    self.text.push_str(&String::from_utf8_lossy(part));
+                    *end = u16::try_from(self.text.len()).unwrap_or(u16::MAX);
+                }
+            }
+        }
     }
 
     /// Takes the final response's head in.
@@ -150,7 +162,7 @@ impl Entry {
     fn text(&self, index: usize) -> &str {
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         let end = self.ends.get(index).copied().unwrap_or(0);
-        self.text.get(start..end).unwrap_or_default()
+        self.text.get(usize::from(start)..usize::from(end)).unwrap_or_default()
     }
 
     pub fn emit(&self, adopted: bool, out: &mut dyn Sink) {
