@@ -276,10 +276,16 @@ impl Http1 {
 
     /// A body follows, or it was never sent and this is the next head.
     fn undecided(&mut self, flow: Flow, framing: Framing, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
-        let bodiless = match flow {
-            Flow::Request => self.pairing.asked_is_answered() && head::likeness(flow, bytes) == Likeness::Certain,
-            Flow::Response => self.pairing.kind_of_response().is_none() && head::likeness(flow, bytes) == Likeness::Certain,
+        let possible = match flow {
+            Flow::Request => self.pairing.asked_is_answered(),
+            Flow::Response => !self.pairing.response_is_known(),
         };
+        let likeness = if possible { head::likeness(flow, bytes) } else { Likeness::No };
+        let whole_body = matches!(framing, Framing::Length(length) if bytes.len() as u64 >= length);
+        if likeness == Likeness::Undecided && !whole_body {
+            return Step::NeedMore;
+        }
+        let bodiless = likeness == Likeness::Certain;
         if bodiless {
             self.lane(flow).place = Place::Head;
             match flow {

@@ -95,6 +95,11 @@ impl Pairing {
         self.asked < self.answered
     }
 
+    /// The request of the response under way was seen.
+    pub fn response_is_known(&self) -> bool {
+        self.answering && self.answered <= self.asked
+    }
+
     /// The response under way turns out to answer HEAD.
     pub fn response_is_bodiless(&self) -> bool {
         self.answering && self.kind_of_response() == Some(Kind::Head)

@@ -202,6 +202,29 @@ fn drops_the_answer_to_a_request_from_before_the_agent() {
 }
 
 #[test]
+fn tells_the_answer_to_an_unseen_head_request_from_one_with_a_body() {
+    let mut talk = Conversation::adopted(parser, 5000);
+    talk.response("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n").request(get("/a")).response("HT").response("TP/1.1 201 X\r\n");
+    talk.response("Content-Length: 2\r\n\r\nxy").request(get("/b")).response(OK);
+    assert_eq!(talk.summaries(), ["GET /a 201", "GET /b 200"]);
+    let mut talk = Conversation::adopted(parser, 5000);
+    talk.response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").response("HTTP!").request(get("/a")).response(answer(201, ""));
+    talk.request(get("/b")).response(OK);
+    assert_eq!(talk.summaries(), ["GET /a 201", "GET /b 200"]);
+}
+
+#[test]
+fn reads_a_long_head_one_byte_at_a_time_in_linear_time() {
+    let head = format!("GET /a HTTP/1.1\r\nCookie: {}\r\n\r\n", "c".repeat(60_000));
+    let mut talk = opened();
+    for byte in head.as_bytes() {
+        talk.request([*byte]);
+    }
+    talk.response(OK);
+    assert_eq!(talk.summaries(), ["GET /a 200"]);
+}
+
+#[test]
 fn does_not_pair_when_a_pipelined_request_was_missed() {
     let mut talk = opened();
     talk.lost_call(Flow::Request, 40).request(get("/b")).response(answer(200, "a")).response(answer(201, "b"));
