@@ -3,10 +3,10 @@
 //! A parser is fed both flows of one connection, in the order in which they were seen, and emits exchanges.
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
-pub mod tls;
 pub mod http1;
 #[cfg(test)]
 pub mod testing;
+pub mod tls;
 
 use crate::model::{Exchange, Flow, Protocol};
 
@@ -115,8 +115,8 @@ pub struct Definition {
 }
 
 /// All protocols, the cheapest and surest to tell first.
-pub const DEFINITIONS: &[Definition] = &[tls::DEFINITION];
 #[rustfmt::skip]
 pub const DEFINITIONS: &[Definition] = &[
+    tls::DEFINITION,
     http1::DEFINITION,
 ];
