@@ -74,6 +74,8 @@ struct About {
     tuple: Tuple,
     role: Role,
     adopted: bool,
+    /// False for an attempt that failed.
+    established: bool,
     start_ns: u64,
     connect_ns: u64,
     process: Option<Arc<Process>>,
@@ -349,7 +351,7 @@ impl About {
         process: Option<Arc<Process>>,
     ) -> Self {
         let (edge, counted) = (None, Totals::default());
-        Self { id, tuple, role, adopted, start_ns, connect_ns, process, edge, tries: 0, counted, listener: None }
+        Self { id, tuple, role, adopted, established: true, start_ns, connect_ns, process, edge, tries: 0, counted, listener: None }
     }
 
     fn unsettle(&mut self) {
@@ -403,12 +405,11 @@ impl Around {
         server.port = Some(about.server_end().port);
         about.tries = about.tries.saturating_add(1);
         let settled = found || about.tries >= PEER_TRIES;
-        let first = about.edge.is_none();
         let key = EdgeKey { client, server, protocol };
         let id = self.map.intern(&key);
         let EdgeKey { client, server, .. } = key;
-        about.edge = Some(Edge { id, protocol, client, server, peer, settled });
-        if first {
+        let first = about.edge.replace(Edge { id, protocol, client, server, peer, settled }).is_none();
+        if first && about.established {
             self.map.opened(id, about.side(self.options.frames));
         }
         id
@@ -472,6 +473,7 @@ impl Around {
     }
 
     fn fail(&mut self, about: &mut About, now_ns: u64, error: u32) {
+        about.established = false;
         let id = self.edge(about, Protocol::Unknown);
         self.map.failed(id, about.side(self.options.frames), error);
         // Without an error of the network the program itself gave up.

@@ -36,6 +36,9 @@ static __always_inline void read_tuple(struct socket_tuple *tuple, struct sock *
 		map_v4(tuple->remote, LOAD(sk, __sk_common.skc_daddr));
 	}
 	tuple->local_port = LOAD(sk, __sk_common.skc_num);
+	/* a failed connect has given its port back, but not yet forgotten it */
+	if (!tuple->local_port)
+		tuple->local_port = bpf_ntohs(LOAD((struct inet_sock *)sk, inet_sport));
 	tuple->remote_port = bpf_ntohs(LOAD(sk, __sk_common.skc_dport));
 	tuple->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }

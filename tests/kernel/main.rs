@@ -1,0 +1,20 @@
+//! What the agent must show on a real kernel, with real programs and counts compared for equality.
+//! Needs root, nginx, wrk, PostgreSQL, openssl, python3-psycopg2, bpftool and iproute2 (`make test` installs them).
+//! The tests take turns: each has the whole machine, because the agent sees all of it.
+
+mod adoption;
+mod bulk;
+mod calls;
+mod churn;
+mod containers;
+mod failures;
+mod fixtures;
+mod hostile;
+mod http;
+mod lifecycle;
+mod namespaces;
+mod postgresql;
+mod recording;
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+#[path = "../support/mod.rs"]
+mod support;
