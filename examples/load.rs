@@ -56,12 +56,15 @@ enum Command {
         #[arg(long)]
         address: SocketAddr,
     },
-    /// Sends random bytes and closes.
+    /// Sends random bytes in calls of at most 32 KiB and closes.
     Stream {
         #[arg(long)]
         address: SocketAddr,
         #[arg(long)]
         bytes: u64,
+        /// Bytes a second; 0: as fast as it goes.
+        #[arg(long, default_value_t = 0)]
+        rate: u64,
     },
 }
 
@@ -72,7 +75,7 @@ fn main() -> Result<()> {
         Command::Churn { address, rate, connections } => churn(&address, rate, connections),
         Command::Connect { address, count } => connect(address, count),
         Command::Sink { address } => sink(address),
-        Command::Stream { address, bytes } => stream(address, bytes),
+        Command::Stream { address, bytes, rate } => stream(address, bytes, rate),
     }
 }
 
@@ -85,9 +88,8 @@ fn http(address: SocketAddr, requests: u64, connections: u64, rate: u64) -> Resu
                     let mut statuses = BTreeMap::new();
                     let mut http = Http::connect(address)?;
                     for number in (connection..requests).step_by(connections as usize) {
-                        if rate > 0 {
-                            wait_until(begin + Duration::from_nanos(number * 1_000_000_000 / rate));
-                        }
+                        // Without a rate every request is due at once.
+                        wait_until(begin + due(number, rate));
                         let status = http.get(&path_of(number))?;
                         *statuses.entry(status).or_insert(0) += 1;
                     }
@@ -212,7 +214,7 @@ fn churn(addresses: &[SocketAddr], rate: u64, connections: u64) -> Result<()> {
                 scope.spawn(move || {
                     let mut done = 0;
                     for number in (first..connections).step_by(CHURN_THREADS as usize) {
-                        wait_until(begin + Duration::from_nanos(number * 1_000_000_000 / rate));
+                        wait_until(begin + due(number, rate));
                         let address = addresses[number as usize % addresses.len()];
                         let mut stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
                         let request = format!("GET /churn/{number} HTTP/1.1\r\nHost: load.test\r\nConnection: close\r\n\r\n");
@@ -264,7 +266,8 @@ fn sink(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn stream(address: SocketAddr, bytes: u64) -> Result<()> {
+fn stream(address: SocketAddr, bytes: u64, rate: u64) -> Result<()> {
+    let begin = Instant::now();
     let mut stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let block: Vec<u8> = std::iter::repeat_with(|| {
@@ -273,19 +276,25 @@ fn stream(address: SocketAddr, bytes: u64) -> Result<()> {
         seed ^= seed << 17;
         seed.to_ne_bytes()
     })
-    .take(32 << 10)
+    .take(8 << 10)
     .flatten()
     .collect();
-    let mut left = bytes;
-    while left > 0 {
+    let mut sent = 0;
+    while sent < bytes {
         // Another start in the block each time, so that no two calls begin alike.
-        let from = (left as usize / 7) % (block.len() / 2);
-        let count = left.min((block.len() - from) as u64) as usize;
+        let from = (sent as usize / 7) % (block.len() / 2);
+        let count = (bytes - sent).min(32 << 10).min((block.len() - from) as u64) as usize;
+        wait_until(begin + due(sent / 1024, rate / 1024));
         stream.write_all(&block[from..from + count])?;
-        left -= count as u64;
+        sent += count as u64;
     }
     println!("{}", json!({ "bytes": bytes }));
     Ok(())
+}
+
+/// When the thing of this number is due at so many a second; at once for 0 a second.
+fn due(number: u64, rate: u64) -> Duration {
+    Duration::from_nanos((number * 1_000_000_000).checked_div(rate).unwrap_or(0))
 }
 
 fn wait_until(time: Instant) {
