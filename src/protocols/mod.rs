@@ -7,6 +7,10 @@ pub mod http1;
 #[cfg(test)]
 pub mod testing;
 pub mod tls;
+pub mod postgresql;
+pub mod reader;
+#[cfg(test)]
+pub mod testing;
 
 use crate::model::{Exchange, Flow, Protocol};
 
@@ -120,3 +124,4 @@ pub const DEFINITIONS: &[Definition] = &[
     tls::DEFINITION,
     http1::DEFINITION,
 ];
+pub const DEFINITIONS: &[Definition] = &[postgresql::DEFINITION];
