@@ -278,7 +278,7 @@ impl<'a> Normaliser<'a> {
         if self.peek(1).is_ascii_digit() {
             self.position += 1;
             let rest = self.rest();
-            self.position += rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+            self.position += rest.iter().position(|&byte| !continues_word(byte)).unwrap_or(rest.len());
             return self.literal();
         }
         let rest = self.rest();
