@@ -460,7 +460,8 @@ impl Parser for Postgresql {
             Flow::Response => {
                 let again = self.server.lost;
                 self.server = Lane { lost: true, ..Lane::default() };
-                if again && !self.searching {
+                self.session.take_restarted();
+                if again && !self.searching && !self.session.paired() {
                     return;
                 }
                 self.searching = self.session.gap_in_responses(lost, out);

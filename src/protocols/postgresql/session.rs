@@ -141,6 +141,8 @@ pub struct Session {
     may_start: bool,
     /// The client was seen to send before it had its answer.
     pipelined: bool,
+    /// It looks so, but an answer may as well be missing.
+    suspected: bool,
     /// Round trips without their ReadyForQuery: exact while paired, else at most so many, and only if `counted`.
     outstanding: u32,
     counted: bool,
@@ -262,11 +264,11 @@ impl Session {
                 }
                 self.restart();
             } else if self.paired && self.outstanding > 0 && !self.skips_to_sync {
-                if self.assumed && !self.pipelined {
-                    // The client does not wait, which is what the pairing rested on.
+                // The client does not wait, or the event with the answer is missing: what the server sends next tells.
+                self.suspected = !self.pipelined;
+                if self.assumed && self.suspected {
                     self.unpair(out, Loss::ParseGap);
                 }
-                self.pipelined = true;
             }
         }
         if self.paired && self.skips_to_sync && asked != Asked::Sync {
@@ -277,6 +279,9 @@ impl Session {
             self.outstanding = self.outstanding.saturating_add(1);
         }
         if !self.paired {
+            for _ in 0..statements(&request) {
+                out.lost(Loss::ParseGap);
+            }
             self.recycle(request.text);
             return;
         }
@@ -360,8 +365,10 @@ impl Session {
         let outstanding = self.outstanding;
         self.unpair(out, Loss::ParseGap);
         self.outstanding = outstanding;
+        // With an answer missing, the newest round trip is still under way.
+        let missing = std::mem::take(&mut self.suspected);
         if self.counted {
-            self.may_start = true;
+            self.may_start = !missing;
         }
         false
     }
@@ -378,14 +385,7 @@ impl Session {
     }
 
     fn drop_pending(&mut self, out: &mut dyn Sink, loss: Loss) {
-        let mut lost = 0;
-        for request in &self.pending {
-            lost += match request.asked {
-                Asked::Query => request.text.as_ref().map_or(1, |text| text.len().max(1)),
-                Asked::Execute | Asked::Function => 1,
-                _ => 0,
-            };
-        }
+        let lost: usize = self.pending.iter().map(statements).sum();
         for _ in 0..lost.max(1) {
             out.lost(loss);
         }
@@ -402,22 +402,25 @@ impl Session {
         self.may_start = outstanding == 0;
     }
 
-    fn idle(&mut self, out: &mut dyn Sink) {
-        if self.outstanding == 0 && self.counted {
-            // An answer to a request that was never seen: there are more requests under way than were counted.
-            self.pipelined |= self.assumed && !self.adopted;
-        } else {
-            out.lost(Loss::ParseGap);
-        }
+    /// A round trip ended while requests and answers do not correspond.
+    fn idle(&mut self) {
+        self.confirm();
+        // An answer to a request that was never seen: there are more requests under way than were counted.
+        self.pipelined |= self.outstanding == 0 && self.counted && self.assumed && !self.adopted;
         self.outstanding = self.outstanding.saturating_sub(1);
         self.may_start = true;
+    }
+
+    /// A ReadyForQuery came: if the client sent another round trip before it, that was no missing answer.
+    fn confirm(&mut self) {
+        self.pipelined |= std::mem::take(&mut self.suspected) && self.outstanding > 1;
     }
 
     /// A message of the server.
     pub fn answer(&mut self, reply: &Reply, out: &mut dyn Sink) {
         if !self.paired {
             if reply.kind == b'Z' {
-                self.idle(out);
+                self.idle();
             }
             return;
         }
@@ -528,6 +531,7 @@ impl Session {
 
     fn round_trip_ends(&mut self, out: &mut dyn Sink) {
         self.flush_prepared(out);
+        self.confirm();
         self.prepared = Prepared::default();
         self.progress = Progress::default();
         self.outstanding = self.outstanding.saturating_sub(1);
@@ -752,7 +756,6 @@ impl Session {
         if !self.paired {
             return;
         }
-        self.flush_prepared(out);
         let reply = Reply {
             kind: 0,
             first_ns: at_ns,
@@ -774,7 +777,17 @@ impl Session {
             }
             self.progress = Progress { flags, ..Progress::default() };
         }
+        self.flush_prepared(out);
         self.clear();
+    }
+}
+
+/// How many exchanges a request makes if all goes well.
+fn statements(request: &Request) -> usize {
+    match request.asked {
+        Asked::Query => request.text.as_ref().map_or(1, |text| text.len().max(1)),
+        Asked::Execute | Asked::Function => 1,
+        _ => 0,
     }
 }
 

@@ -365,7 +365,7 @@ impl<'a> Normaliser<'a> {
     /// Notes what a word says about its statement; also tells whether rows of VALUES follow.
     fn keyword(&mut self, word: &[u8]) -> (Token, bool) {
         self.words += 1;
-        let mut upper = [0u8; 16];
+        let mut upper = [0u8; 24];
         let Some(upper) = upper.get_mut(..word.len()) else { return (Token::Word, false) };
         upper.copy_from_slice(word);
         upper.make_ascii_uppercase();
@@ -476,7 +476,8 @@ impl<'a> Normaliser<'a> {
     /// Ends a statement; one without words or signs does not count.
     fn finish(&mut self, cut: bool) {
         let end = self.output.len();
-        if (self.previous != Token::Start || self.full) && self.statements.len() < STATEMENTS_LIMIT {
+        let some = self.previous != Token::Start || self.full || (cut && self.statements.is_empty());
+        if some && self.statements.len() < STATEMENTS_LIMIT {
             let statement = Statement { operation: self.operation, range: self.begin..end, truncated: cut || self.full };
             self.statements.push(statement);
         }
