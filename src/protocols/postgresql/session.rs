@@ -353,7 +353,7 @@ impl Session {
     /// Bytes of the server were missed. Returns whether the end of the answer under way may be searched for.
     pub fn gap_in_responses(&mut self, lost: u64, out: &mut dyn Sink) -> bool {
         let single = match self.pending.front() {
-            Some(Request { asked: Asked::Query, text, .. }) => self.pending.len() == 1 && text.as_ref().is_some_and(|text| text.len() == 1),
+            Some(Request { asked: Asked::Query, text, .. }) => self.pending.len() == 1 && text.as_ref().is_some_and(|text| text.count() == 1),
             Some(Request { asked: Asked::Execute, .. }) => self.pending.iter().skip(1).all(|behind| behind.asked == Asked::Sync),
             _ => false,
         };
@@ -686,7 +686,7 @@ impl Session {
             (b'C' | b's', None) if progress.rows > 0 => returned = Some(progress.rows),
             _ => {}
         }
-        let unknown_resource = if request.asked == Asked::Query && text.len() > 0 { "<statement beyond the captured text>" } else { "" };
+        let unknown_resource = if request.asked == Asked::Query && text.count() > 0 { "<statement beyond the captured text>" } else { "" };
         let status = if error { std::str::from_utf8(&reply.error.sqlstate).unwrap_or("").trim_end_matches('\0') } else { SUCCESS };
         let status = if reply.kind == 0 { "" } else { status };
         let mut flags = request.flags | prepared.flags | progress.flags | reply.flags;
@@ -772,7 +772,7 @@ impl Session {
                 _ => continue,
             };
             let flags = self.progress.flags;
-            for index in first..text.len().max(1) {
+            for index in first..text.count().max(1) {
                 self.emit(&request, &text, index, "", &reply, out);
             }
             self.progress = Progress { flags, ..Progress::default() };
@@ -785,7 +785,7 @@ impl Session {
 /// How many exchanges a request makes if all goes well.
 fn statements(request: &Request) -> usize {
     match request.asked {
-        Asked::Query => request.text.as_ref().map_or(1, |text| text.len().max(1)),
+        Asked::Query => request.text.as_ref().map_or(1, |text| text.count().max(1)),
         Asked::Execute | Asked::Function => 1,
         _ => 0,
     }

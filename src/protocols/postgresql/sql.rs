@@ -48,7 +48,7 @@ impl Text {
     }
 
     /// How many statements the text holds; empty ones do not count.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.statements.len()
     }
 
@@ -82,6 +82,7 @@ impl Text {
             operation: "",
             with: false,
             words: 0,
+            word: 0..0,
             space: false,
             previous: Token::Start,
             before: Token::Start,
@@ -111,10 +112,7 @@ impl Text {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
     Start,
-    /// A name, or a keyword after which `-` subtracts.
     Word,
-    /// A keyword after which a value begins, so that `-` is a sign.
-    Keyword,
     Literal,
     Comma,
     Open,
@@ -135,6 +133,8 @@ struct Normaliser<'a> {
     /// The statement began with WITH: its verb is still to come.
     with: bool,
     words: u32,
+    /// The last word, for the rare case that it matters which one it was.
+    word: Range<usize>,
     space: bool,
     previous: Token,
     before: Token,
@@ -157,8 +157,25 @@ fn starts_word(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
+/// Bytes that go on in a word; a table, because most bytes of a statement are asked.
+const IN_WORD: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    loop {
+        let (slot, _) = table.split_at_mut(byte as usize + 1);
+        if let Some(last) = slot.last_mut() {
+            *last = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80;
+        }
+        if byte == 255 {
+            break;
+        }
+        byte += 1;
+    }
+    table
+};
+
 fn continues_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+    IN_WORD.get(usize::from(byte)).copied().unwrap_or_default()
 }
 
 impl<'a> Normaliser<'a> {
@@ -269,6 +286,7 @@ impl<'a> Normaliser<'a> {
         self.position += 1;
         if self.quoted(b'"', false) {
             let input = self.input;
+            self.word = 0..0;
             self.write(input.get(begin..self.position).unwrap_or_default(), Token::Word);
         }
     }
@@ -323,11 +341,16 @@ impl<'a> Normaliser<'a> {
     /// The `+` or `-` here is a number's sign.
     fn signs(&self) -> bool {
         let digits = self.peek(1).is_ascii_digit() || (self.peek(1) == b'.' && self.peek(2).is_ascii_digit());
-        digits && matches!(self.previous, Token::Start | Token::Keyword | Token::Comma | Token::Open | Token::Operator)
+        digits
+            && match self.previous {
+                Token::Start | Token::Comma | Token::Open | Token::Operator => true,
+                Token::Word => precedes_value(self.input.get(self.word.clone()).unwrap_or_default()),
+                Token::Literal | Token::Close => false,
+            }
     }
 
     fn word(&mut self) {
-        let (input, begin) = (self.input, self.position);
+        let begin = self.position;
         let rest = self.rest();
         let length = rest.iter().position(|&byte| !continues_word(byte)).unwrap_or(rest.len());
         self.position += length;
@@ -354,19 +377,22 @@ impl<'a> Normaliser<'a> {
             }
             _ => {}
         }
-        let (token, values) = self.keyword(word);
-        self.write(input.get(begin..self.position).unwrap_or_default(), token);
-        if values && !self.muted {
+        self.words += 1;
+        if self.words == 1 || self.with || self.creates {
+            self.note(word);
+        }
+        self.word = begin..self.position;
+        self.write(word, Token::Word);
+        if word.len() == 6 && word.eq_ignore_ascii_case(b"VALUES") && !self.muted {
             self.values = Some(self.depth);
             self.rows = 0;
         }
     }
 
-    /// Notes what a word says about its statement; also tells whether rows of VALUES follow.
-    fn keyword(&mut self, word: &[u8]) -> (Token, bool) {
-        self.words += 1;
+    /// What a word says about its statement: the verb, and whether it goes on behind a semicolon.
+    fn note(&mut self, word: &[u8]) {
         let mut upper = [0u8; 24];
-        let Some(upper) = upper.get_mut(..word.len()) else { return (Token::Word, false) };
+        let Some(upper) = upper.get_mut(..word.len()) else { return };
         upper.copy_from_slice(word);
         upper.make_ascii_uppercase();
         let upper = &*upper;
@@ -386,14 +412,6 @@ impl<'a> Normaliser<'a> {
             }
             self.after_begin = upper == b"BEGIN";
         }
-        let token = match upper {
-            b"VALUES" | b"SELECT" | b"WHERE" | b"AND" | b"OR" | b"NOT" | b"IN" | b"LIMIT" | b"OFFSET" | b"BETWEEN" | b"THEN" | b"ELSE"
-            | b"WHEN" | b"CASE" | b"RETURNING" | b"BY" | b"ON" | b"HAVING" | b"LIKE" | b"SET" | b"TO" | b"DEFAULT" | b"DISTINCT"
-            | b"ALL" | b"FROM" | b"FOR" | b"TOP" | b"USING" | b"WITH" | b"INTERVAL" | b"FETCH" | b"MOVE" | b"FORWARD" | b"BACKWARD"
-            | b"ABSOLUTE" | b"RELATIVE" => Token::Keyword,
-            _ => Token::Word,
-        };
-        (token, upper == b"VALUES")
     }
 
     fn literal(&mut self) {
@@ -498,6 +516,42 @@ impl<'a> Normaliser<'a> {
         self.blocks = 0;
         self.full = false;
     }
+}
+
+/// A keyword behind which a value begins, so that `-` is its sign; behind a name it subtracts.
+fn precedes_value(word: &[u8]) -> bool {
+    const KEYWORDS: [&str; 29] = [
+        "SELECT",
+        "WHERE",
+        "AND",
+        "OR",
+        "NOT",
+        "IN",
+        "LIMIT",
+        "OFFSET",
+        "BETWEEN",
+        "THEN",
+        "ELSE",
+        "WHEN",
+        "CASE",
+        "RETURNING",
+        "BY",
+        "ON",
+        "HAVING",
+        "LIKE",
+        "SET",
+        "TO",
+        "DEFAULT",
+        "DISTINCT",
+        "ALL",
+        "FROM",
+        "FOR",
+        "USING",
+        "FETCH",
+        "MOVE",
+        "VALUES",
+    ];
+    KEYWORDS.iter().any(|keyword| word.eq_ignore_ascii_case(keyword.as_bytes()))
 }
 
 /// The verb that a word in capitals is, for use as an operation; empty for others, so that there are never more than these.

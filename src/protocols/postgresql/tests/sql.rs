@@ -5,7 +5,7 @@ use crate::protocols::postgresql::sql::Text;
 fn all(sql: &str) -> Vec<(String, String)> {
     let mut text = Text::default();
     text.set(sql.as_bytes(), false, false);
-    (0..text.len()).filter_map(|index| text.get(index)).map(|part| (part.operation.to_owned(), part.text.to_owned())).collect()
+    (0..text.count()).filter_map(|index| text.get(index)).map(|part| (part.operation.to_owned(), part.text.to_owned())).collect()
 }
 
 fn one(sql: &str) -> String {
@@ -103,7 +103,7 @@ fn no_secret_in_any_literal_survives_wherever_the_text_is_cut() {
         {
             for cut in 0..=sql.len() {
                 text.set(&sql.as_bytes()[..cut], true, false);
-                let shown: String = (0..text.len()).filter_map(|index| text.get(index)).map(|part| part.text).collect();
+                let shown: String = (0..text.count()).filter_map(|index| text.get(index)).map(|part| part.text).collect();
                 // A part of the secret is as bad as the whole.
                 assert!(!shown.contains("hu") && !shown.contains("ter2"), "{sql} cut at {cut}: {shown}");
             }
@@ -136,7 +136,7 @@ proptest::proptest! {
     fn any_bytes_are_taken(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), cut: bool, escapes: bool) {
         let mut text = Text::default();
         text.set(&bytes, cut, escapes);
-        for index in 0..text.len() {
+        for index in 0..text.count() {
             proptest::prop_assert!(text.get(index).is_some());
         }
     }
