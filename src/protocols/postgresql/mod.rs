@@ -3,8 +3,10 @@
 #![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 mod messages;
+mod names;
+mod record;
 mod session;
-pub mod sql;
+mod sql;
 #[cfg(test)]
 mod tests;
 
@@ -228,15 +230,15 @@ impl Postgresql {
             b'P' => {
                 let Some(name) = reader.text() else { return false };
                 request.asked = Asked::Parse;
-                request.statement = session::name(name);
+                request.statement = names::name(name);
                 let cut = cut && !reader.rest().contains(&0);
                 request.text = Some(self.session.text(before_nul(reader.rest()), cut, self.escapes));
             }
             b'B' => {
                 let (Some(portal), Some(statement)) = (reader.text(), reader.text()) else { return false };
                 request.asked = Asked::Bind;
-                request.portal = session::name(portal);
-                request.statement = session::name(statement);
+                request.portal = names::name(portal);
+                request.statement = names::name(statement);
                 self.session.mention("statement", statement);
             }
             b'D' | b'C' => {
@@ -248,11 +250,11 @@ impl Postgresql {
                 match what {
                     b'S' => {
                         request.asked = statement;
-                        request.statement = session::name(name);
+                        request.statement = names::name(name);
                     }
                     b'P' => {
                         request.asked = portal;
-                        request.portal = session::name(name);
+                        request.portal = names::name(name);
                     }
                     _ => return false,
                 }
@@ -260,7 +262,7 @@ impl Postgresql {
             b'E' => {
                 let Some(portal) = reader.text() else { return false };
                 request.asked = Asked::Execute;
-                request.portal = session::name(portal);
+                request.portal = names::name(portal);
                 self.session.mention("portal", portal);
             }
             b'S' => {}

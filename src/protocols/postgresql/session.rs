@@ -4,15 +4,14 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-
 use super::{
     messages::{ServerError, Tag},
+    names::{Name, Names},
+    record::{Identity, Record, truncation},
     sql::Text,
 };
 use crate::{
-    model::{Exchange, Flags, Protocol, Value},
+    model::Flags,
     protocols::{Loss, Sink},
 };
 
@@ -22,25 +21,8 @@ const PENDING_LIMIT: usize = 65_536;
 const PENDING_TEXT_LIMIT: usize = 4 * 1024 * 1024;
 /// Answers kept whose requests are not known yet.
 const HELD_LIMIT: usize = 4096;
-/// Prepared statements and portals remembered for a connection.
-const NAMES_LIMIT: usize = 1024;
-/// Texts kept for use again.
-const SPARE_LIMIT: usize = 4;
 /// The class "successful completion" of the manual's appendix A.
 const SUCCESS: &str = "00000";
-
-/// A name of a statement or portal, hashed; the unnamed one is 0.
-pub type Name = u64;
-
-pub fn name(bytes: &[u8]) -> Name {
-    use std::hash::{BuildHasher, Hasher};
-    if bytes.is_empty() {
-        return 0;
-    }
-    let mut hasher = FixedState::default().build_hasher();
-    hasher.write(bytes);
-    hasher.finish().max(1)
-}
 
 /// What the client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,23 +98,12 @@ struct Prepared {
     flags: Flags,
 }
 
-#[derive(Clone, Debug)]
-struct Portal {
-    text: Arc<Text>,
-    suspended: bool,
-}
-
-#[derive(Default)]
-struct Identity {
-    user: String,
-    database: String,
-}
-
 #[derive(Default)]
 pub struct Session {
     identity: Identity,
     /// A connection whose beginning was not seen.
     adopted: bool,
+    names: Names,
     /// Requests and answers correspond; else both are passed over until they do again.
     paired: bool,
     /// `paired` rests on the client's habit of waiting for its answer, not on having seen everything.
@@ -159,11 +130,6 @@ pub struct Session {
     held: VecDeque<Reply>,
     progress: Progress,
     prepared: Prepared,
-    statements: HashMap<Name, Arc<Text>, FixedState>,
-    portals: HashMap<Name, Portal, FixedState>,
-    /// Stand-ins for statements whose text was never seen.
-    unknown: HashMap<Name, Arc<Text>, FixedState>,
-    spare: Vec<Arc<Text>>,
 }
 
 impl Session {
@@ -190,63 +156,20 @@ impl Session {
         self.identity.database = String::from_utf8_lossy(database).into_owned();
     }
 
-    /// The normalised form of a statement's text, in a buffer used before where there is one.
+    /// See [`Names::text`].
     pub fn text(&mut self, sql: &[u8], cut: bool, escapes: bool) -> Arc<Text> {
-        let mut shared = self.spare.pop().unwrap_or_default();
-        match Arc::get_mut(&mut shared) {
-            Some(text) => text.set(sql, cut, escapes),
-            None => {
-                let mut text = Text::default();
-                text.set(sql, cut, escapes);
-                shared = Arc::new(text);
-            }
-        }
-        shared
-    }
-
-    fn recycle(&mut self, text: Option<Arc<Text>>) {
-        if let Some(mut text) = text
-            && self.spare.len() < SPARE_LIMIT
-            && Arc::get_mut(&mut text).is_some()
-        {
-            self.spare.push(text);
-        }
+        self.names.text(sql, cut, escapes)
     }
 
     /// Keeps a name by which a statement or portal without known text can be shown.
     pub fn mention(&mut self, kind: &str, bytes: &[u8]) {
-        let key = name(bytes);
-        let known = match kind {
-            "portal" => self.portals.contains_key(&key),
-            _ => self.statements.contains_key(&key),
-        };
-        let coming = || {
-            self.pending.iter().any(|request| match kind {
+        let pending = &self.pending;
+        self.names.mention(kind, bytes, |key| {
+            pending.iter().any(|request| match kind {
                 "portal" => request.asked == Asked::Bind && request.portal == key,
                 _ => request.asked == Asked::Parse && request.statement == key,
             })
-        };
-        if key == 0 || known || self.unknown.contains_key(&key) || coming() {
-            return;
-        }
-        let shown: String = String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(64).collect();
-        make_room(&mut self.unknown);
-        self.unknown.insert(key, Arc::new(Text::placeholder(format!("<{kind} {shown}, text unknown>"))));
-    }
-
-    fn unknown_text(&self, key: Name) -> Arc<Text> {
-        match self.unknown.get(&key) {
-            Some(text) => Arc::clone(text),
-            None => Arc::new(Text::placeholder("<unnamed statement, text unknown>".to_owned())),
-        }
-    }
-
-    fn statement_text(&self, key: Name) -> Arc<Text> {
-        self.statements.get(&key).map_or_else(|| self.unknown_text(key), Arc::clone)
-    }
-
-    fn portal_text(&self, key: Name) -> Arc<Text> {
-        self.portals.get(&key).map_or_else(|| self.unknown_text(key), |portal| Arc::clone(&portal.text))
+        });
     }
 
     /// A request of the client.
@@ -272,7 +195,7 @@ impl Session {
             }
         }
         if self.paired && self.skips_to_sync && asked != Asked::Sync {
-            self.recycle(request.text);
+            self.names.recycle(request.text);
             return;
         }
         if ends {
@@ -282,7 +205,7 @@ impl Session {
             for _ in 0..statements(&request) {
                 out.lost(Loss::ParseGap);
             }
-            self.recycle(request.text);
+            self.names.recycle(request.text);
             return;
         }
         self.skips_to_sync &= asked != Asked::Sync;
@@ -353,7 +276,9 @@ impl Session {
     /// Bytes of the server were missed. Returns whether the end of the answer under way may be searched for.
     pub fn gap_in_responses(&mut self, lost: u64, out: &mut dyn Sink) -> bool {
         let single = match self.pending.front() {
-            Some(Request { asked: Asked::Query, text, .. }) => self.pending.len() == 1 && text.as_ref().is_some_and(|text| text.count() == 1),
+            Some(Request { asked: Asked::Query, text, .. }) => {
+                self.pending.len() == 1 && text.as_ref().is_some_and(|text| text.count() == 1)
+            }
             Some(Request { asked: Asked::Execute, .. }) => self.pending.iter().skip(1).all(|behind| behind.asked == Asked::Sync),
             _ => false,
         };
@@ -542,7 +467,7 @@ impl Session {
 
     fn forget(&mut self, request: Request) {
         self.pending_text = self.pending_text.saturating_sub(request.text.as_ref().map_or(0, |text| text.size()));
-        self.recycle(request.text);
+        self.names.recycle(request.text);
     }
 
     /// Adds the oldest request, just answered, to what waits for an Execute.
@@ -566,9 +491,7 @@ impl Session {
         let Some(text) = request.text else { return };
         self.prepared.text = Some(Arc::clone(&text));
         self.prepared.statement = request.statement;
-        make_room(&mut self.statements);
-        let old = self.statements.insert(request.statement, text);
-        self.recycle(old);
+        self.names.add_statement(request.statement, text);
     }
 
     fn bound(&mut self, reply: &Reply, out: &mut dyn Sink) {
@@ -577,10 +500,7 @@ impl Session {
             self.flush_prepared(out);
         }
         let Some(request) = self.prepare(reply) else { return };
-        let text = self.statement_text(request.statement);
-        make_room(&mut self.portals);
-        let old = self.portals.insert(request.portal, Portal { text, suspended: false });
-        self.recycle(old.map(|portal| portal.text));
+        self.names.add_portal(request.portal, request.statement);
     }
 
     fn described(&mut self, reply: &Reply) {
@@ -590,18 +510,17 @@ impl Session {
     fn closed(&mut self) {
         self.progress = Progress::default();
         let Some(request) = self.pending.pop_front() else { return };
-        let text = match request.asked {
-            Asked::CloseStatement => self.statements.remove(&request.statement),
-            _ => self.portals.remove(&request.portal).map(|portal| portal.text),
-        };
-        self.recycle(text);
+        match request.asked {
+            Asked::CloseStatement => self.names.remove_statement(request.statement),
+            _ => self.names.remove_portal(request.portal),
+        }
     }
 
     fn executed(&mut self, reply: &Reply, out: &mut dyn Sink) {
         let Some(request) = self.pending.pop_front() else { return };
-        let text = self.portal_text(request.portal);
+        let text = self.names.portal_text(request.portal);
         let mut operation = if reply.kind == b'I' { "EMPTY" } else { "" };
-        if let Some(portal) = self.portals.get_mut(&request.portal) {
+        if let Some(portal) = self.names.portal_mut(request.portal) {
             // The statement was counted with its first rows.
             if std::mem::replace(&mut portal.suspended, reply.kind == b's') {
                 operation = "FETCH";
@@ -617,15 +536,15 @@ impl Session {
         let (text, operation) = match request.asked {
             Asked::Parse => (request.text.clone().unwrap_or_default(), ""),
             Asked::CloseStatement | Asked::ClosePortal => (Arc::new(Text::placeholder("<close>".to_owned())), "CLOSE"),
-            Asked::Execute | Asked::DescribePortal => (self.portal_text(request.portal), ""),
-            _ => (self.statement_text(request.statement), ""),
+            Asked::Execute | Asked::DescribePortal => (self.names.portal_text(request.portal), ""),
+            _ => (self.names.statement_text(request.statement), ""),
         };
         if request.asked == Asked::Parse || (request.statement != self.prepared.statement && request.asked != Asked::Execute) {
             self.flush_prepared(out);
         }
         self.emit(&request, &text, 0, operation, reply, out);
         drop(text);
-        self.recycle(request.text);
+        self.names.recycle(request.text);
         while let Some(ignored) = self.pending.front() {
             match ignored.asked {
                 Asked::Sync => return,
@@ -647,23 +566,21 @@ impl Session {
         let prepared = std::mem::take(&mut self.prepared);
         let Some(text) = &prepared.text else { return };
         let statement = text.get(0);
-        self.write(
-            Record {
-                start_ns: prepared.start_ns.unwrap_or(prepared.end_ns),
-                first_ns: prepared.first_ns,
-                end_ns: prepared.end_ns,
-                operation: "PREPARE",
-                resource: statement.map_or("", |statement| statement.text),
-                status: SUCCESS,
-                error: false,
-                request_bytes: prepared.request_bytes,
-                response_bytes: prepared.response_bytes,
-                returned: None,
-                affected: None,
-                flags: prepared.flags | truncation(statement.is_some_and(|statement| statement.truncated)),
-            },
-            out,
-        );
+        let record = Record {
+            start_ns: prepared.start_ns.unwrap_or(prepared.end_ns),
+            first_ns: prepared.first_ns,
+            end_ns: prepared.end_ns,
+            operation: "PREPARE",
+            resource: statement.map_or("", |statement| statement.text),
+            status: SUCCESS,
+            error: false,
+            request_bytes: prepared.request_bytes,
+            response_bytes: prepared.response_bytes,
+            returned: None,
+            affected: None,
+            flags: prepared.flags | truncation(statement.is_some_and(|statement| statement.truncated)),
+        };
+        record.write(&self.identity, self.adopted, out);
     }
 
     /// One statement is done; what was prepared for it is a part of its exchange. Progress begins anew.
@@ -691,64 +608,29 @@ impl Session {
         let status = if reply.kind == 0 { "" } else { status };
         let mut flags = request.flags | prepared.flags | progress.flags | reply.flags;
         flags.insert(truncation(statement.is_some_and(|statement| statement.truncated)));
-        self.write(
-            Record {
-                start_ns: prepared.start_ns.unwrap_or(request.start_ns),
-                first_ns: prepared.first_ns.or(progress.first_ns),
-                end_ns: reply.end_ns,
-                operation: operation.unwrap_or("OTHER"),
-                resource: statement.map_or(unknown_resource, |statement| statement.text),
-                status,
-                error,
-                request_bytes: prepared.request_bytes + request.bytes,
-                response_bytes: prepared.response_bytes + progress.bytes,
-                returned,
-                affected,
-                flags,
-            },
-            out,
-        );
-        self.recycle(prepared.text);
+        let record = Record {
+            start_ns: prepared.start_ns.unwrap_or(request.start_ns),
+            first_ns: prepared.first_ns.or(progress.first_ns),
+            end_ns: reply.end_ns,
+            operation: operation.unwrap_or("OTHER"),
+            resource: statement.map_or(unknown_resource, |statement| statement.text),
+            status,
+            error,
+            request_bytes: prepared.request_bytes + request.bytes,
+            response_bytes: prepared.response_bytes + progress.bytes,
+            returned,
+            affected,
+            flags,
+        };
+        record.write(&self.identity, self.adopted, out);
+        self.names.recycle(prepared.text);
     }
 
     /// A CancelRequest, which has a connection of its own and no answer.
     pub fn cancelled(&mut self, start_ns: u64, end_ns: u64, bytes: u64, out: &mut dyn Sink) {
         self.paired = false;
         let record = Record { start_ns, end_ns, operation: "CANCEL", request_bytes: bytes, ..Record::default() };
-        self.write(record, out);
-    }
-
-    fn write(&self, record: Record<'_>, out: &mut dyn Sink) {
-        let mut flags = record.flags;
-        if self.adopted {
-            flags.insert(Flags::ADOPTED);
-        }
-        let count = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
-        let texts = [
-            ("db.system.name", "postgresql"),
-            ("db.operation.name", record.operation),
-            ("db.response.status_code", record.status),
-            ("db.namespace", self.identity.database.as_str()),
-            ("db.user", self.identity.user.as_str()),
-        ];
-        let mut attributes = smallvec::SmallVec::<[(&'static str, Value<'_>); 7]>::new();
-        attributes.extend(texts.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, Value::Text(text))));
-        attributes.extend(record.returned.map(|rows| ("db.response.returned_rows", count(rows))));
-        attributes.extend(record.affected.map(|rows| ("db.response.affected_rows", count(rows))));
-        out.exchange(&Exchange {
-            protocol: Protocol::Postgresql,
-            start_ns: record.start_ns,
-            first_byte_ns: record.first_ns,
-            end_ns: record.end_ns,
-            operation: record.operation,
-            resource: record.resource,
-            status: record.status,
-            error: record.error,
-            request_bytes: record.request_bytes,
-            response_bytes: record.response_bytes,
-            flags,
-            attributes: &attributes,
-        });
+        record.write(&self.identity, self.adopted, out);
     }
 
     /// The connection is over: statements without an answer are told.
@@ -768,7 +650,7 @@ impl Session {
         while let Some(request) = self.pending.pop_front() {
             let (text, first) = match request.asked {
                 Asked::Query => (request.text.clone().unwrap_or_default(), self.progress.statements),
-                Asked::Execute => (self.portal_text(request.portal), 0),
+                Asked::Execute => (self.names.portal_text(request.portal), 0),
                 _ => continue,
             };
             let flags = self.progress.flags;
@@ -789,34 +671,4 @@ fn statements(request: &Request) -> usize {
         Asked::Execute | Asked::Function => 1,
         _ => 0,
     }
-}
-
-fn truncation(truncated: bool) -> Flags {
-    if truncated { Flags::TRUNCATED } else { Flags::default() }
-}
-
-/// Forgets an entry when there are too many; which one does not matter.
-fn make_room<T>(names: &mut HashMap<Name, T, FixedState>) {
-    if names.len() >= NAMES_LIMIT
-        && let Some(&key) = names.keys().next()
-    {
-        names.remove(&key);
-    }
-}
-
-/// An exchange as this protocol fills it in.
-#[derive(Default)]
-struct Record<'a> {
-    start_ns: u64,
-    first_ns: Option<u64>,
-    end_ns: u64,
-    operation: &'a str,
-    resource: &'a str,
-    status: &'a str,
-    error: bool,
-    request_bytes: u64,
-    response_bytes: u64,
-    returned: Option<u64>,
-    affected: Option<u64>,
-    flags: Flags,
 }

@@ -48,7 +48,7 @@ pub fn parse_calls(text: &str) -> Vec<Call> {
     text.lines().map(call).collect()
 }
 
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
     "pgbench_simple",
     "pgbench_extended",
     "pgbench_prepared",
@@ -61,6 +61,7 @@ pub const NAMES: [&str; 12] = [
     "copy_in_small",
     "wrong_password",
     "psycopg2",
+    "rust_driver",
 ];
 
 fn json(exchange: &OwnedExchange) -> String {
