@@ -256,9 +256,15 @@ fn text_like(text: &[u8]) -> bool {
 }
 
 /// The bytes are messages of the client from the first byte on, and the first of them begins a round trip.
-pub fn begins_round_trip(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'F'))
-        && chain(bytes, request_head, |message| Some(plausible_request(message))).is_some()
+///
+/// `ready`: the client is known to be between two; else messages that are more often found inside of one are not believed.
+pub fn begins_round_trip(bytes: &[u8], ready: bool) -> bool {
+    let begins = match bytes.first() {
+        Some(b'Q' | b'P' | b'B' | b'F') => true,
+        Some(b'C' | b'D' | b'E') => ready,
+        _ => false,
+    };
+    begins && chain(bytes, request_head, |message| Some(plausible_request(message))).is_some()
 }
 
 /// Walks whole messages; the count of them, or `None` when one is wrong. What is cut at the end must begin as a message does.

@@ -121,7 +121,7 @@ impl Postgresql {
             return self.startup(bytes, at, out);
         }
         if self.client.lost {
-            if !(at.call_start && self.session.may_start() && messages::begins_round_trip(bytes)) {
+            if !(at.call_start && self.session.may_start() && messages::begins_round_trip(bytes, self.session.ready())) {
                 return match messages::startup(bytes) {
                     // An adopted connection may have been seen from its first byte all the same.
                     Ok(_) if at.call_start && !self.session.paired() => self.startup(bytes, at, out),
@@ -152,7 +152,7 @@ impl Postgresql {
                 return if position > 0 { Step::Consumed(position) } else { self.client.wait(kind, total, rest) };
             }
             let body = rest.get(HEADER..whole.min(rest.len())).unwrap_or_default();
-            if !self.request(kind, total, body, start_ns, out) {
+            if !self.request(kind, total, body, (start_ns, at.last_ns), out) {
                 self.client.lost = true;
                 self.session.gap_in_requests(0, out);
                 return if self.violation(out) { Step::NotMine } else { Step::Consumed(bytes.len()) };
@@ -206,22 +206,22 @@ impl Postgresql {
                 self.stage = Stage::Messages;
                 self.client.lost = false;
                 self.server.lost = false;
-                let request = self.new_request(Asked::Startup, at.first_ns, length as u64);
+                let request = self.new_request(Asked::Startup, (at.first_ns, at.last_ns), length as u64);
                 self.session.ask(request, out);
             }
         }
         Step::Consumed(length)
     }
 
-    fn new_request(&self, asked: Asked, start_ns: u64, bytes: u64) -> Request {
-        Request { asked, start_ns, bytes, statement: 0, portal: 0, text: None, flags: Flags::default() }
+    fn new_request(&self, asked: Asked, (start_ns, call_ns): (u64, u64), bytes: u64) -> Request {
+        Request { asked, start_ns, call_ns, bytes, statement: 0, portal: 0, text: None, flags: Flags::default() }
     }
 
     /// A message of the client; `body` is as much of it as is needed. `false`: it cannot be one.
-    fn request(&mut self, kind: u8, total: u64, body: &[u8], start_ns: u64, out: &mut dyn Sink) -> bool {
+    fn request(&mut self, kind: u8, total: u64, body: &[u8], seen_ns: (u64, u64), out: &mut dyn Sink) -> bool {
         let cut = (body.len() + HEADER) as u64 != total;
         let mut reader = Reader::new(body);
-        let mut request = self.new_request(Asked::Sync, start_ns, total);
+        let mut request = self.new_request(Asked::Sync, seen_ns, total);
         match kind {
             b'Q' => {
                 request.asked = Asked::Query;
@@ -398,7 +398,7 @@ impl Postgresql {
         let partial = std::mem::take(&mut lane.partial);
         let body = partial.get(HEADER..).unwrap_or_default();
         let understood = match (flow, kind) {
-            (Flow::Request, b'Q' | b'P') => self.request(kind, total, body, at_ns, out),
+            (Flow::Request, b'Q' | b'P') => self.request(kind, total, body, (at_ns, at_ns), out),
             (Flow::Request, _) => false,
             (Flow::Response, b'C' | b'E') => {
                 self.response(kind, total, body, (at_ns, at_ns), Flags::TRUNCATED, out);

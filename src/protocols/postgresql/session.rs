@@ -45,6 +45,8 @@ pub enum Asked {
 pub struct Request {
     pub asked: Asked,
     pub start_ns: u64,
+    /// When its last byte was seen: the same for all that came with one call.
+    pub call_ns: u64,
     pub bytes: u64,
     pub statement: Name,
     pub portal: Name,
@@ -110,8 +112,12 @@ pub struct Session {
     assumed: bool,
     /// The next round trip of a client that waits can be the beginning.
     may_start: bool,
+    /// A ReadyForQuery was the last that was heard: whatever the client sends begins a round trip.
+    ready: bool,
     /// The client was seen to send before it had its answer.
     pipelined: bool,
+    /// The call with the last request.
+    last_call_ns: u64,
     /// It looks so, but an answer may as well be missing.
     suspected: bool,
     /// Round trips without their ReadyForQuery: exact while paired, else at most so many, and only if `counted`.
@@ -146,6 +152,11 @@ impl Session {
         if self.pipelined { self.counted && self.outstanding == 0 } else { self.may_start }
     }
 
+    /// See [`Session::may_start`]; and it is known that the client is not inside a round trip.
+    pub fn ready(&self) -> bool {
+        self.ready
+    }
+
     pub fn take_restarted(&mut self) -> bool {
         std::mem::take(&mut self.restarted)
     }
@@ -176,17 +187,19 @@ impl Session {
     pub fn ask(&mut self, request: Request, out: &mut dyn Sink) {
         let asked = request.asked;
         let begins = !self.trip_open && asked != Asked::Sync;
+        // Round trips sent with one call are no sign of a client that does not wait: it waits for all of them.
+        let same_call = std::mem::replace(&mut self.last_call_ns, request.call_ns) == request.call_ns;
         let ends = matches!(asked, Asked::Query | Asked::Function | Asked::Sync | Asked::Startup);
         self.trip_open = !ends;
         if begins {
             // Bytes of an answer were lost and a waiting client goes on: that answer is over.
-            let over = self.paired && self.progress.flags.contains(Flags::GAP) && !self.pipelined;
+            let over = self.paired && self.progress.flags.contains(Flags::GAP) && !self.pipelined && !same_call;
             if (!self.paired && self.may_start()) || over {
                 if over {
                     self.drop_pending(out, Loss::ParseGap);
                 }
                 self.restart();
-            } else if self.paired && self.outstanding > 0 && !self.skips_to_sync {
+            } else if self.paired && self.outstanding > 0 && !self.skips_to_sync && !same_call {
                 // The client does not wait, or the event with the answer is missing: what the server sends next tells.
                 self.suspected = !self.pipelined;
                 if self.assumed && self.suspected {
@@ -268,6 +281,7 @@ impl Session {
         }
         self.unpair(out, Loss::ParseGap);
         self.may_start = false;
+        self.ready = false;
         self.counted = false;
         self.trip_open = false;
         false
@@ -334,6 +348,7 @@ impl Session {
         self.pipelined |= self.outstanding == 0 && self.counted && self.assumed && !self.adopted;
         self.outstanding = self.outstanding.saturating_sub(1);
         self.may_start = true;
+        self.ready = true;
     }
 
     /// A ReadyForQuery came: if the client sent another round trip before it, that was no missing answer.
