@@ -331,11 +331,16 @@ pub fn response_likeness(bytes: &[u8]) -> Likeness {
         [b'N', rest @ ..] if response_head(bytes) == Head::Bad => rest,
         _ => bytes,
     };
-    likeness(bytes, response_head, plausible_response, |kind, message| {
-        kind == b'T'
-            && message.len() >= 64
-            && Reader::new(message.get(7..).unwrap_or_default()).text().is_some_and(|name| !name.is_empty() && text_like(name))
-    })
+    likeness(bytes, response_head, plausible_response, |kind, message| kind == b'T' && first_column_fits(message))
+}
+
+/// RowDescription of which a part was captured: at most 1,664 columns, and the first is whole and ends with a format code.
+fn first_column_fits(message: &[u8]) -> bool {
+    let mut reader = Reader::new(message.get(1..).unwrap_or_default());
+    let length = reader.u32().is_some_and(|length| length < 1 << 20);
+    let columns = reader.u16().is_some_and(|columns| (1..=1664).contains(&columns));
+    let name = reader.text().is_some_and(|name| !name.is_empty() && text_like(name));
+    length && columns && name && reader.take(18).is_some_and(|fixed| matches!(fixed, [.., 0, 0 | 1]))
 }
 
 fn likeness(bytes: &[u8], head: fn(&[u8]) -> Head, plausible: fn(&[u8]) -> Option<bool>, cut: fn(u8, &[u8]) -> bool) -> Likeness {
