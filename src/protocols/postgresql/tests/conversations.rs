@@ -509,7 +509,8 @@ proptest! {
         assert_right_pairs(&talk)?;
         if depth == 1 && !adopted {
             prop_assert!(talk.seen.exchanges.len() + 2 >= shapes.len(), "{:?}", talk.summaries());
-            prop_assert!(talk.seen.exchanges.len() + talk.seen.losses.len() >= shapes.len(), "{:?} {:?}", talk.summaries(), talk.seen.losses);
+            let accounted = talk.seen.exchanges.len() + talk.seen.losses.len();
+            prop_assert!(accounted >= shapes.len(), "{:?} {:?}", talk.summaries(), talk.seen.losses);
         }
     }
 
@@ -537,7 +538,8 @@ proptest! {
 
     #[test]
     fn mutated_conversations_do_not_panic(
-        name in 0usize..golden::NAMES.len(), adopted: bool, changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        name in 0usize..golden::NAMES.len(), adopted: bool,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..6),
         lost in any::<Option<prop::sample::Index>>(),
     ) {
         thread_local! {
