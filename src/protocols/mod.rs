@@ -4,13 +4,11 @@
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
 pub mod http1;
-#[cfg(test)]
-pub mod testing;
-pub mod tls;
 pub mod postgresql;
 pub mod reader;
 #[cfg(test)]
 pub mod testing;
+pub mod tls;
 
 use crate::model::{Exchange, Flow, Protocol};
 
@@ -123,5 +121,5 @@ pub struct Definition {
 pub const DEFINITIONS: &[Definition] = &[
     tls::DEFINITION,
     http1::DEFINITION,
+    postgresql::DEFINITION,
 ];
-pub const DEFINITIONS: &[Definition] = &[postgresql::DEFINITION];
