@@ -71,6 +71,9 @@ const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "
 pub struct Fact {
     pub sequence: u64,
     pub process: Process,
+    /// The process was known before and is known better now (its container got a name): connections it had already show it too.
+    #[serde(default)]
+    pub renamed: bool,
 }
 
 /// Written last, when the recording was ended in order.

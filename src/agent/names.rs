@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 use crate::{
     attribution::{ContainerNames, Listeners, Processes},
     model::{Endpoint, Process},
+    record::Fact,
 };
 
 use super::tape::Taped;
@@ -39,6 +40,8 @@ pub struct Hint<'a> {
     pub now_ns: u64,
     /// Number of the event.
     pub sequence: u64,
+    /// A better name is asked for than was given before.
+    pub again: bool,
 }
 
 impl Names {
@@ -62,7 +65,8 @@ impl Names {
             && self.taped.get(&hint.pid).is_none_or(|taped| *taped != process)
         {
             // A tape that does not follow is noticed where its events are dropped, and counted there.
-            let _ = tape.try_send(Taped::Fact { sequence: hint.sequence, process: Arc::clone(&process) });
+            let fact = Fact { sequence: hint.sequence, process: Process::clone(&process), renamed: hint.again };
+            let _ = tape.try_send(Taped::Fact(fact));
             self.taped.insert(hint.pid, Arc::clone(&process));
         }
         Some(process)

@@ -77,7 +77,7 @@ fn recording(mut file: File, router: &mut Router) -> Result<Tail> {
         // A damaged file is reported by the second reading, when its events are out.
         let Ok(chunk) = chunk else { break };
         if let Chunk::Fact(fact) = chunk {
-            facts.entry(fact.sequence).or_default().push(Arc::new(fact.process));
+            facts.entry(fact.sequence).or_default().push(Arc::new(fact));
         }
     }
     file.seek(SeekFrom::Start(0)).context("rewinding the recording")?;
@@ -89,7 +89,7 @@ fn recording(mut file: File, router: &mut Router) -> Result<Tail> {
                 for event in record::records(&bytes) {
                     let event = event.context("a record of impossible length inside a sound chunk")?;
                     while let Some(entry) = facts.first_entry().filter(|entry| *entry.key() <= router.sequence()) {
-                        entry.remove().iter().for_each(|process| router.fact(process));
+                        entry.remove().iter().for_each(|fact| router.fact(fact));
                     }
                     router.record(event);
                 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     event::{self, Event, Route},
-    model::Process,
+    record::Fact,
 };
 
 /// A batch goes out when it has grown to this, at the latest when the source pauses.
@@ -20,7 +20,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 pub enum Message {
     Events(Batch),
     /// A recording's answer to "who is this pid" (replay only).
-    Fact(Arc<Process>),
+    Fact(Arc<Fact>),
     /// Nothing follows.
     End,
 }
@@ -161,10 +161,10 @@ impl Router {
     }
 
     /// Tells all workers who a pid is, from the next record on.
-    pub fn fact(&mut self, process: &Arc<Process>) {
+    pub fn fact(&mut self, fact: &Arc<Fact>) {
         self.flush();
         for worker in 0..self.workers.len() {
-            self.send(worker, Message::Fact(Arc::clone(process)), 0);
+            self.send(worker, Message::Fact(Arc::clone(fact)), 0);
         }
     }
 

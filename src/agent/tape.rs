@@ -1,11 +1,11 @@
 //! What goes into a recording, in the order in which it was seen.
 
-use std::{collections::BTreeMap, fs::File, io::BufWriter, sync::Arc};
+use std::{collections::BTreeMap, fs::File, io::BufWriter};
 
 use anyhow::Result;
 use crossbeam_channel::Receiver;
 
-use crate::{model::Process, record::Writer};
+use crate::record::{Fact, Writer};
 
 /// A piece of a recording under way.
 pub enum Taped {
@@ -14,11 +14,7 @@ pub enum Taped {
         sequence: u64,
         bytes: Vec<u8>,
     },
-    /// From event `sequence` on, the process's pid stands for it.
-    Fact {
-        sequence: u64,
-        process: Arc<Process>,
-    },
+    Fact(Fact),
     End {
         elapsed_ns: u64,
         lost: BTreeMap<String, u64>,
@@ -30,7 +26,7 @@ pub fn write(mut writer: Writer<BufWriter<File>>, pieces: &Receiver<Taped>) -> R
     for piece in pieces {
         match piece {
             Taped::Events { sequence, bytes } => writer.events(sequence, &bytes)?,
-            Taped::Fact { sequence, process } => writer.fact(sequence, &process)?,
+            Taped::Fact(fact) => writer.fact(&fact)?,
             Taped::End { elapsed_ns, lost } => {
                 writer.finish(elapsed_ns, &lost)?;
                 return Ok(());

@@ -169,9 +169,12 @@ impl Worker {
     pub fn handle(&mut self, message: &Message, wish: &mut dyn FnMut(ConnectionId, Wish), report: &mut dyn FnMut(Report)) -> bool {
         match message {
             Message::Events(batch) => self.batch(batch, wish, report),
-            Message::Fact(process) => {
-                self.around.names.learn(Arc::clone(process));
-                self.refresh(process);
+            Message::Fact(fact) => {
+                let process = Arc::new(fact.process.clone());
+                self.around.names.learn(Arc::clone(&process));
+                if fact.renamed {
+                    self.refresh(&process);
+                }
             }
             Message::End => return false,
         }
@@ -254,7 +257,11 @@ impl Worker {
         }
     }
 
+    /// Two threads that use a fresh connection at once can both announce it: the first one counts.
     fn open(&mut self, id: ConnectionId, about: About) {
+        if self.connections.contains_key(&id) {
+            return;
+        }
         if self.connections.len() >= self.around.options.connections {
             self.around.losses.add(Reason::TableFull, 1);
             return;
@@ -294,7 +301,9 @@ impl Worker {
         let Some(mut entry) = self.connections.remove(&header.connection) else { return };
         let Entry { talk, about } = &mut *entry;
         let around = &mut self.around;
-        talk.close(header.time_ns, &mut Out { about, around });
+        // A capture file may lack what its counts have.
+        let received = if around.options.frames { 0 } else { totals.bytes_received };
+        talk.close(received, header.time_ns, &mut Out { about, around });
         let protocol = talk.protocol().unwrap_or(Protocol::Unknown);
         around.edge(about, protocol);
         around.closed(about, protocol, totals, header.time_ns, error, reason);
@@ -318,7 +327,7 @@ impl Worker {
         unnamed.sort_unstable();
         unnamed.dedup();
         for pid in unnamed {
-            let hint = Hint { pid, comm: "", cgroup_id: 0, now_ns: self.around.now_ns, sequence: self.around.sequence };
+            let hint = Hint { pid, comm: "", cgroup_id: 0, now_ns: self.around.now_ns, sequence: self.around.sequence, again: true };
             if let Some(process) = self.around.names.process(hint) {
                 self.refresh(&process);
             }
@@ -386,7 +395,7 @@ impl About {
 impl Around {
     fn process(&mut self, header: &Header, cgroup_id: u64, comm: &Text<16>) -> Option<Arc<Process>> {
         let comm = comm.to_string_lossy();
-        self.names.process(Hint { pid: header.pid, comm: &comm, cgroup_id, now_ns: header.time_ns, sequence: self.sequence })
+        self.names.process(Hint { pid: header.pid, comm: &comm, cgroup_id, now_ns: header.time_ns, sequence: self.sequence, again: false })
     }
 
     /// The edge of a connection: looked up at its first exchange, and again until both ends are known.
@@ -434,7 +443,7 @@ impl Around {
             return (None, None, false);
         }
         let pid = self.names.listener(remote.address, remote.port, about.tuple.netns).unwrap_or(0);
-        let hint = Hint { pid, comm: "", cgroup_id: 0, now_ns: self.now_ns, sequence: self.sequence };
+        let hint = Hint { pid, comm: "", cgroup_id: 0, now_ns: self.now_ns, sequence: self.sequence, again: false };
         (None, self.names.process(hint), false)
     }
 
@@ -543,7 +552,7 @@ impl Around {
             .filter_map(|(netns, local, pid)| {
                 let service = self.listeners.iter().find(|service| service.netns == netns && service.port == local.port)?;
                 let (since_ns, last_exchange_ns) = (service.since_ns, service.last_exchange_ns);
-                let process = self.names.process(Hint { pid: pid.unwrap_or(0), comm: "", cgroup_id: 0, now_ns, sequence });
+                let process = self.names.process(Hint { pid: pid.unwrap_or(0), comm: "", cgroup_id: 0, now_ns, sequence, again: false });
                 let server = Party { port: Some(local.port), ..self.party(process.as_deref(), local.address) };
                 Some(Listener { server, since_ns, last_exchange_ns })
             })

@@ -105,6 +105,38 @@ static __always_inline bool conn_wanted(struct conn *conn)
 	return bpf_map_lookup_elem(&ports, &tuple->local_port) || bpf_map_lookup_elem(&ports, &tuple->remote_port);
 }
 
+/*
+ * The stream position behind the call, from the socket's own sequence numbers
+ * where they can be trusted: bytes that no hook saw (splice from a socket,
+ * calls while the ring was full) then show up as missing instead of shifting
+ * all that follows. Under a record layer (kTLS) the sequence numbers count
+ * ciphertext, so there the calls are added up.
+ */
+static __always_inline __u64 position_after(struct flow_state *flow, struct sock *sk, __u32 size, bool sent)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	struct inet_connection_sock *icsk = (struct inet_connection_sock *)sk;
+	__u64 expected = flow->position + size;
+	__u32 sequence;
+	__s32 unseen;
+
+	if (sent) {
+		sequence = LOAD(tp, write_seq);
+	} else {
+		sequence = LOAD(tp, copied_seq);
+		/* a FIN that was read counts one */
+		if (LOAD(sk, sk_shutdown) & 1 /* RCV_SHUTDOWN */ && sequence == LOAD(tp, rcv_nxt))
+			sequence--;
+	}
+	unseen = sequence - (flow->base + (__u32)expected);
+	if (unseen == 0 || LOAD(icsk, icsk_ulp_ops))
+		return expected;
+	/* negative: another thread's later call was reported first */
+	if (unseen < 0 && expected < (__u32)-unseen)
+		return expected;
+	return expected + unseen;
+}
+
 static __always_inline void announce(struct conn *conn)
 {
 	struct open_event *event = event_reserve(sizeof(*event), EVENT_OPEN);

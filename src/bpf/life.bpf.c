@@ -105,6 +105,8 @@ static __always_inline void report_close(struct conn *conn, struct sock *sk)
 		announce(conn);
 	}
 	read_quality(conn, sk);
+	/* what was spliced out of the socket last has passed no hook */
+	conn->flows[0].position = position_after(&conn->flows[0], sk, 0, false);
 	event = event_reserve(sizeof(*event), EVENT_CLOSE);
 	if (!event)
 		return;
@@ -139,11 +141,9 @@ static __always_inline void on_closed(struct sock *sk, int old_state)
 		bpf_map_delete_elem(&conns, &key);
 		return;
 	}
-	/* one more than nothing: the FIN has a sequence number */
-	if (LOAD(sk, sk_socket) && LOAD(tp, rcv_nxt) - LOAD(tp, copied_seq) > 1) {
-		conn->flags |= CONN_CLOSED;
+	/* then on_destroy reports the end; one more than nothing: the FIN has a sequence number */
+	if (LOAD(sk, sk_socket) && LOAD(tp, rcv_nxt) - LOAD(tp, copied_seq) > 1)
 		return;
-	}
 	report_close(conn, sk);
 	bpf_map_delete_elem(&conns, &key);
 }

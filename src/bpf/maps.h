@@ -10,8 +10,7 @@ enum conn_flag {
 	CONN_ANNOUNCED = 1, /* user space has its open event */
 	CONN_ADOPTED = 2,   /* older than the agent */
 	CONN_IGNORED = 4,   /* the agent's own, or filtered out for good */
-	CONN_CLOSED = 8,    /* TCP is done with it, unread data may remain */
-	CONN_QUIET = 16,    /* the side that is not watched: its life is reported, its data is not */
+	CONN_QUIET = 8,    /* the side that is not watched: its life is reported, its data is not */
 };
 
 enum first_fin {

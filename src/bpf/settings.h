@@ -4,7 +4,7 @@
 #define REMORA_SETTINGS_H
 
 /* Most bytes of one call that a record can carry. A power of two. */
-#define CAPTURE_MAX 16384
+#define CAPTURE_MAX 32768
 /* Most pieces of one scattered or gathered call that are read. */
 #define IOVEC_MAX 32
 /* Most messages of one recvmmsg or sendmmsg that are read. */

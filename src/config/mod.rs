@@ -35,7 +35,7 @@ table::settings! {
         /// Stop after this time; none runs until a signal
         duration: Option<Duration> = None, optional("none", duration()), "TIME";
         /// Bytes kept of each call that sends or receives
-        capture_bytes: u32 = 8 << 10, size(64..=16 << 10), "SIZE";
+        capture_bytes: u32 = 32 << 10, size(64..=32 << 10), "SIZE";
     }
     "What comes out" {
         /// What goes to standard output: the live table, JSON lines, or nothing

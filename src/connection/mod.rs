@@ -14,7 +14,7 @@ use stream::{Segment, Stream};
 /// A body shorter than this is captured although nobody reads it: changing the kernel's mind costs a system call.
 const SKIP_WORTH_A_WISH: u64 = 64 * 1024;
 /// The most that a record of the kernel carries of one call; see `CAPTURE_MAX` in `settings.h`.
-const CAPTURE_FULL: u32 = 16 * 1024;
+const CAPTURE_FULL: u32 = 32 * 1024;
 
 /// What one watched socket says, from its first to its last byte.
 pub struct Connection {
@@ -111,9 +111,16 @@ impl Connection {
         Outcome { wish, named }
     }
 
-    /// The socket is closed: the parser ends what is under way.
-    pub fn close(&mut self, at_ns: u64, out: &mut dyn Sink) {
+    /// The socket is closed: the parser ends what is under way. `received` is what went through in all: bytes that no hook saw
+    /// (spliced out of the socket) are passed over or missed like any others.
+    pub fn close(&mut self, received: u64, at_ns: u64, out: &mut dyn Sink) {
         if let State::Parsing(parsing) = &mut self.state {
+            let offset = parsing.streams[Direction::Received as usize].position();
+            if received > offset {
+                let unseen = Segment { offset, size: received - offset, payload: &[], time_ns: at_ns };
+                // Nothing is parsed, so nothing can be refused.
+                let _ = parsing.feed(Direction::Received, unseen, out);
+            }
             parsing.parser.close(at_ns, out);
         }
     }

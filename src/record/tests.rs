@@ -38,7 +38,7 @@ fn losses() -> BTreeMap<String, u64> {
 fn recording() -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), &header()).unwrap();
     writer.events(0, &[event(40, 1), event(64, 2)].concat()).unwrap();
-    writer.fact(2, &process()).unwrap();
+    writer.fact(&Fact { sequence: 2, process: process(), renamed: false }).unwrap();
     writer.events(2, &event(32, 3)).unwrap();
     writer.losses(&losses()).unwrap();
     writer.events(10, &event(100, 4)).unwrap();
@@ -48,7 +48,7 @@ fn recording() -> Vec<u8> {
 fn chunks() -> Vec<Chunk> {
     vec![
         Chunk::Events { sequence: 0, bytes: [event(40, 1), event(64, 2)].concat() },
-        Chunk::Fact(Fact { sequence: 2, process: process() }),
+        Chunk::Fact(Fact { sequence: 2, process: process(), renamed: false }),
         Chunk::Events { sequence: 2, bytes: event(32, 3) },
         Chunk::Losses { sequence: 3, losses: losses() },
         Chunk::Events { sequence: 10, bytes: event(100, 4) },
@@ -275,8 +275,8 @@ proptest! {
             writer.events(sequence, &bytes).unwrap();
             expected.push(Chunk::Events { sequence, bytes });
             (sequence, events) = (sequence + batch.len() as u64, events + batch.len() as u64);
-            writer.fact(sequence, &fact).unwrap();
-            expected.push(Chunk::Fact(Fact { sequence, process: fact.clone() }));
+            writer.fact(&Fact { sequence, process: fact.clone(), renamed: true }).unwrap();
+            expected.push(Chunk::Fact(Fact { sequence, process: fact.clone(), renamed: true }));
         }
         let bytes = writer.finish(count, &losses).unwrap();
         expected.push(Chunk::End(End { elapsed_ns: count, events, losses }));

@@ -9,7 +9,6 @@ use super::{
     BYTE_ORDER, End, Fact, Header, HeaderChunk, KIND_END, KIND_EVENTS, KIND_FACT, KIND_HEADER, KIND_LOSSES, MAGIC, MAX_CHUNK,
     MAX_MAP_CHUNK, VERSION, count_records, crc32::crc32, records,
 };
-use crate::model::Process;
 
 /// A recording under way. Each call writes whole chunks, so that what was written before a crash can be read.
 pub struct Writer<W> {
@@ -52,9 +51,9 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// From event `sequence` on, `process.pid` stands for `process`.
-    pub fn fact(&mut self, sequence: u64, process: &Process) -> Result<()> {
-        self.map(KIND_FACT, sequence, &Fact { sequence, process: process.clone() })
+    /// From event `fact.sequence` on, the process's pid stands for it.
+    pub fn fact(&mut self, fact: &Fact) -> Result<()> {
+        self.map(KIND_FACT, fact.sequence, fact)
     }
 
     /// All that was lost so far, by reason.

@@ -24,7 +24,7 @@ fn kinds(statements: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
 /// [`canonical`] statements have no blanks: longer words first.
 const KINDS: &[&str] = &[
     "select", "insert", "update", "delete", "begin", "commit", "rollback", "end", "copy", "vacuum", "truncate", "create", "alter", "drop",
-    "set",
+    "start", "set",
 ];
 
 /// The work's exchanges as one side saw them: without start-up and the round trips that only prepare.

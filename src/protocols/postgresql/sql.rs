@@ -375,6 +375,7 @@ impl<'a> Normaliser<'a> {
                 self.position += 1;
                 return self.identifier(begin);
             }
+            _ if is_boolean(word) && !self.tests_truth() => return self.literal(),
             _ => {}
         }
         self.words += 1;
@@ -387,6 +388,12 @@ impl<'a> Normaliser<'a> {
             self.values = Some(self.depth);
             self.rows = 0;
         }
+    }
+
+    /// The word before makes `TRUE` or `FALSE` a test (`IS TRUE`, `IS NOT FALSE`), not a value.
+    fn tests_truth(&self) -> bool {
+        let before = self.input.get(self.word.clone()).unwrap_or_default();
+        self.previous == Token::Word && (before.eq_ignore_ascii_case(b"IS") || before.eq_ignore_ascii_case(b"NOT"))
     }
 
     /// What a word says about its statement: the verb, and whether it goes on behind a semicolon.
@@ -516,6 +523,10 @@ impl<'a> Normaliser<'a> {
         self.blocks = 0;
         self.full = false;
     }
+}
+
+fn is_boolean(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"TRUE") || word.eq_ignore_ascii_case(b"FALSE")
 }
 
 /// A keyword behind which a value begins, so that `-` is its sign; behind a name it subtracts.
