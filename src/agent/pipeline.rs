@@ -10,6 +10,7 @@
 //! All channels are bounded. A full one is a counted loss, except where the source is a file, which can wait.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, BufWriter, Write},
     sync::{Arc, atomic::AtomicBool},
@@ -41,6 +42,8 @@ use crate::{
 const MESSAGES: usize = 64;
 /// Rounds of lines that may wait for the output.
 const ROUNDS: usize = 64;
+/// How long a worker waits for a slow reader of the lines before it drops them.
+const OUTPUT_WAIT: Duration = Duration::from_millis(500);
 /// Pieces that may wait for the recording's disk.
 const PIECES: usize = 256;
 /// Lines are flushed at least this often.
@@ -139,6 +142,7 @@ pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
             rounds: plan.lines.then(|| (round.clone(), unused.clone())),
             patience,
             losses: Arc::clone(&plan.losses),
+            output_stalled: Cell::new(false),
         };
         workers.push(spawn(&format!("worker-{place}"), move || outlets.work(worker, &receiver))?);
     }
@@ -233,6 +237,8 @@ struct Outlets {
     rounds: Option<(Sender<Lines>, Receiver<Lines>)>,
     patience: Patience,
     losses: Arc<Losses>,
+    /// The reader of the lines did not keep up the last time.
+    output_stalled: Cell<bool>,
 }
 
 impl Outlets {
@@ -266,9 +272,11 @@ impl Outlets {
         match self.patience {
             Patience::Wait => drop(rounds.send(round)),
             Patience::Drop => {
-                if let Err(refused) = rounds.try_send(round) {
-                    self.losses.add(Reason::OutputFull, refused.into_inner().index.len() as u64);
-                }
+                // The queues before this worker and the ring hold what comes meanwhile. A reader that stays away costs one wait, not many.
+                let patience = if self.output_stalled.get() { Duration::ZERO } else { OUTPUT_WAIT };
+                let refused = rounds.send_timeout(round, patience).err().map(|error| error.into_inner().index.len() as u64);
+                self.output_stalled.set(refused.is_some());
+                self.losses.add(Reason::OutputFull, refused.unwrap_or(0));
             }
         }
     }

@@ -609,6 +609,7 @@ impl Sink for Out<'_> {
     fn capture(&mut self, _: Capture) {}
 
     fn lost(&mut self, loss: Loss) {
+        tracing::debug!("connection {} ({}), event {}: {loss:?}", self.about.id.0, self.about.server_end(), self.around.sequence);
         self.around.losses.parser(loss);
     }
 }

@@ -105,6 +105,21 @@ static __always_inline bool conn_wanted(struct conn *conn)
 	return bpf_map_lookup_elem(&ports, &tuple->local_port) || bpf_map_lookup_elem(&ports, &tuple->remote_port);
 }
 
+/* The sequence number of the next byte that the program writes or reads. */
+static __always_inline __u32 sequence_of(struct sock *sk, bool sent)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	__u32 sequence;
+
+	if (sent)
+		return LOAD(tp, write_seq);
+	sequence = LOAD(tp, copied_seq);
+	/* a FIN that was read counts one */
+	if (LOAD(sk, sk_shutdown) & 1 /* RCV_SHUTDOWN */ && sequence == LOAD(tp, rcv_nxt))
+		sequence--;
+	return sequence;
+}
+
 /*
  * The stream position behind the call, from the socket's own sequence numbers
  * where they can be trusted: bytes that no hook saw (splice from a socket,
@@ -114,21 +129,11 @@ static __always_inline bool conn_wanted(struct conn *conn)
  */
 static __always_inline __u64 position_after(struct flow_state *flow, struct sock *sk, __u32 size, bool sent)
 {
-	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	struct inet_connection_sock *icsk = (struct inet_connection_sock *)sk;
 	__u64 expected = flow->position + size;
-	__u32 sequence;
 	__s32 unseen;
 
-	if (sent) {
-		sequence = LOAD(tp, write_seq);
-	} else {
-		sequence = LOAD(tp, copied_seq);
-		/* a FIN that was read counts one */
-		if (LOAD(sk, sk_shutdown) & 1 /* RCV_SHUTDOWN */ && sequence == LOAD(tp, rcv_nxt))
-			sequence--;
-	}
-	unseen = sequence - (flow->base + (__u32)expected);
+	unseen = sequence_of(sk, sent) - (flow->base + (__u32)expected);
 	if (unseen == 0 || LOAD(icsk, icsk_ulp_ops))
 		return expected;
 	/* negative: another thread's later call was reported first */

@@ -87,6 +87,31 @@ static __always_inline void on_socket(struct sock *sk, int size, int flags, bool
 	on_data(sk, size, 0, sent, &data);
 }
 
+/*
+ * splice from a socket passes neither tracepoint, but the one that TCP fires
+ * whenever a program took bytes out of the receive queue. Every receive fires
+ * it, so all others must leave at once.
+ */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(on_taken, struct sock *sk)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct user_data data = NO_USER_DATA;
+	__u64 key = (__u64)sk;
+	struct conn *conn;
+	__s32 size;
+
+	if (SYSCALL_NR(regs) != NR_SPLICE)
+		return 0;
+	conn = bpf_map_lookup_elem(&conns, &key);
+	if (!conn)
+		return 0;
+	size = sequence_of(sk, false) - (conn->flows[0].base + (__u32)conn->flows[0].position);
+	if (size > 0)
+		on_data(sk, size, 0, false, &data);
+	return 0;
+}
+
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(on_sock_send, struct sock *sk, int size, int flags)
 {

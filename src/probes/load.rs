@@ -86,7 +86,7 @@ impl Probes {
     fn attach(&mut self, family: HookFamily) -> Result<()> {
         let progs = &self.skel.progs;
         let data: &[&ProgramMut<'_>] = match family {
-            HookFamily::Socket => &[&progs.on_sock_send, &progs.on_sock_recv],
+            HookFamily::Socket => &[&progs.on_taken, &progs.on_sock_send, &progs.on_sock_recv],
             HookFamily::Syscalls => &[&progs.on_sys_exit],
         };
         let needed = [&progs.on_set_state, &progs.on_destroy];
@@ -155,6 +155,7 @@ impl Probes {
             &progs.on_exec,
             &progs.on_exit,
             &progs.on_fork,
+            &progs.on_taken,
             &progs.on_sock_send,
             &progs.on_sock_recv,
             &progs.on_sys_exit,
@@ -211,6 +212,7 @@ fn configure(open: &mut OpenRemoraSkel<'_>, options: &LoadOptions) -> Result<()>
     open.maps.ports.set_max_entries(options.ports.len().max(1) as u32).context("sizing the port filter")?;
 
     let socket = options.family == HookFamily::Socket;
+    open.progs.on_taken.set_autoload(socket);
     open.progs.on_sock_send.set_autoload(socket);
     open.progs.on_sock_recv.set_autoload(socket);
     open.progs.on_sys_exit.set_autoload(!socket);
