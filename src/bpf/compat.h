@@ -7,7 +7,10 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define MSG_OOB 1
 #define MSG_PEEK 2
+#define MSG_TRUNC 0x20
+#define MSG_ERRQUEUE 0x2000
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 
@@ -36,6 +39,8 @@
 #define SYSCALL_ARG3(regs) ((regs)->dx)
 #define SYSCALL_ARG4(regs) ((regs)->r10)
 #define SYSCALL_ARG5(regs) ((regs)->r8)
+/* A 32-bit call: its number and registers are those of another table (TS_COMPAT). */
+#define SYSCALL_COMPAT(task) (LOAD(task, thread_info.status) & 2)
 
 enum syscall_nr {
 	NR_READ = 0,
@@ -60,6 +65,8 @@ enum syscall_nr {
 #define SYSCALL_ARG3(regs) ((regs)->regs[2])
 #define SYSCALL_ARG4(regs) ((regs)->regs[3])
 #define SYSCALL_ARG5(regs) ((regs)->regs[4])
+/* A 32-bit task: its numbers and registers are those of another table (TIF_32BIT). */
+#define SYSCALL_COMPAT(task) (LOAD(task, thread_info.flags) & 1UL << 22)
 
 enum syscall_nr {
 	NR_READ = 63,

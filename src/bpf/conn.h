@@ -71,6 +71,12 @@ static __always_inline void read_bases(struct conn *conn, struct sock *sk)
 	conn->retransmits_base = LOAD(tp, total_retrans);
 }
 
+/* Reading stops after the last byte, whoever shut the socket down; only a FIN takes a sequence number of its own. */
+static __always_inline bool fin_arrived(struct sock *sk)
+{
+	return LOAD(sk, __sk_common.skc_flags) & 1UL << SOCK_DONE;
+}
+
 static __always_inline void read_quality(struct conn *conn, struct sock *sk)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
@@ -115,7 +121,7 @@ static __always_inline __u32 sequence_of(struct sock *sk, bool sent)
 		return LOAD(tp, write_seq);
 	sequence = LOAD(tp, copied_seq);
 	/* a FIN that was read counts one */
-	if (LOAD(sk, sk_shutdown) & 1 /* RCV_SHUTDOWN */ && sequence == LOAD(tp, rcv_nxt))
+	if (fin_arrived(sk) && sequence == LOAD(tp, rcv_nxt))
 		sequence--;
 	return sequence;
 }
@@ -137,7 +143,7 @@ static __always_inline __u64 position_after(struct flow_state *flow, struct sock
 	if (unseen == 0 || LOAD(icsk, icsk_ulp_ops))
 		return expected;
 	/* negative: another thread's later call was reported first */
-	if (unseen < 0 && expected < (__u32)-unseen)
+	if (unseen < 0 && flow->position < (__u32)-unseen)
 		return expected;
 	return expected + unseen;
 }
@@ -186,6 +192,8 @@ static __always_inline struct conn *adopt(struct sock *sk, __u32 size, bool sent
 {
 	__u64 key = (__u64)sk;
 	struct conn conn = {};
+	struct conn *adopted;
+	long failed;
 
 	conn.flags = CONN_ADOPTED;
 	conn.start_ns = bpf_ktime_get_ns();
@@ -200,11 +208,12 @@ static __always_inline struct conn *adopt(struct sock *sk, __u32 size, bool sent
 	conn.id = mint_id(&conn.tuple);
 	if (!conn_wanted(&conn))
 		conn.flags |= CONN_IGNORED;
-	if (bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST)) {
+	failed = bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST);
+	/* if it failed another thread may just have adopted it */
+	adopted = bpf_map_lookup_elem(&conns, &key);
+	if (failed && !adopted)
 		count(STAT_CONNS_FULL);
-		return NULL;
-	}
-	return bpf_map_lookup_elem(&conns, &key);
+	return adopted;
 }
 
 #endif /* REMORA_CONN_H */

@@ -17,6 +17,12 @@ struct user_data {
 /* The bytes of this call are not in user memory (sendfile, splice, io_uring): lengths only. */
 #define NO_USER_DATA ((struct user_data){ 0, 0 })
 
+/* Not every receive takes bytes of the stream: looking ahead, the error queue, and urgent data, which has no place in it. */
+static __always_inline bool takes_bytes(__u32 flags)
+{
+	return !(flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE));
+}
+
 /* clang folds two clamps of one value into one that the verifier does not follow; the empty asm keeps them apart. */
 static __always_inline __u32 clamp_len(__u64 len, __u32 max)
 {
@@ -161,6 +167,7 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 	struct flow_state *flow;
 	struct conn *conn;
 	struct wish wish;
+	bool known;
 	__u64 end;
 
 	conn = bpf_map_lookup_elem(&conns, &key);
@@ -173,16 +180,21 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 	}
 	if (conn->flags & CONN_IGNORED)
 		return;
+	/* TCP Fast Open: data before there is a connection */
+	if (!conn->id) {
+		count(STAT_UNREAD);
+		return;
+	}
+	known = conn->flags & CONN_ANNOUNCED;
+	/* a client's process is known, but not yet judged */
+	if ((conn->pid != pid || !known) && !pid_wanted(pid))
+		return;
 	if (conn->pid != pid) {
-		bool known = conn->flags & CONN_ANNOUNCED;
-
-		if (!pid_wanted(pid))
-			return;
 		read_process(conn);
 		if (known)
 			report_owner(conn);
 	}
-	if (!(conn->flags & CONN_ANNOUNCED))
+	if (!known)
 		announce(conn);
 
 	flow = sent ? &conn->flows[1] : &conn->flows[0];

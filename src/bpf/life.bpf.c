@@ -121,7 +121,7 @@ static __always_inline void report_close(struct conn *conn, struct sock *sk)
 	event->calls_sent = conn->flows[1].calls;
 	event->retransmits = conn->retransmits;
 	event->srtt_us = conn->srtt_us;
-	event->error = LOAD(sk, sk_err);
+	event->error = conn->error ?: LOAD(sk, sk_err);
 	event->reason = close_reason(conn, event->error);
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
 	event_submit(event);
@@ -141,9 +141,11 @@ static __always_inline void on_closed(struct sock *sk, int old_state)
 		bpf_map_delete_elem(&conns, &key);
 		return;
 	}
-	/* then on_destroy reports the end; one more than nothing: the FIN has a sequence number */
-	if (LOAD(sk, sk_socket) && LOAD(tp, rcv_nxt) - LOAD(tp, copied_seq) > 1)
+	/* then on_destroy reports the end; a FIN that was not read counts one, one that was read leaves nothing */
+	if (LOAD(sk, sk_socket) && LOAD(tp, rcv_nxt) - LOAD(tp, copied_seq) > fin_arrived(sk)) {
+		conn->error = LOAD(sk, sk_err);
 		return;
+	}
 	report_close(conn, sk);
 	bpf_map_delete_elem(&conns, &key);
 }

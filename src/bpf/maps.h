@@ -41,7 +41,8 @@ struct conn {
 	__u8 role;	/* enum conn_role */
 	__u8 flags;	/* enum conn_flag */
 	__u8 first_fin; /* enum first_fin */
-	__u8 _pad[5];
+	__u8 error;	/* errno of the end, kept while unread data remains: the program may take it from the socket */
+	__u8 _pad[4];
 	__u8 comm[COMM_LEN];
 };
 

@@ -77,13 +77,16 @@ static __always_inline void on_socket(struct sock *sk, int size, int flags, bool
 
 	if (!is_tcp(sk))
 		return;
-	/* a socket of the kernel's own has no file: the registers are of a call that has nothing to do with it */
+	/* a socket of the kernel's own, with a file or without: the registers are of a call that has nothing to do with it */
 	socket = sk->sk_socket;
-	if (!socket || !socket->file)
+	if (!socket || !socket->file || BPF_CORE_READ_BITFIELD(sk, sk_kern_sock))
 		return;
 	locate(&data, (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()), size, sent);
-	if (size <= 0 || flags & MSG_PEEK)
+	if (size <= 0 || (!sent && !takes_bytes(flags)))
 		return;
+	/* bytes are thrown away, the buffer is not touched */
+	if (!sent && flags & MSG_TRUNC)
+		data = NO_USER_DATA;
 	on_data(sk, size, 0, sent, &data);
 }
 

@@ -20,6 +20,8 @@ static __always_inline __u64 tcp_sock_of(__u32 fd)
 	struct file *file;
 	__u64 sk;
 
+	if (SYSCALL_COMPAT(task))
+		return 0;
 	files = LOAD(task, files);
 	fdt = LOAD(files, fdt);
 	if (fd >= LOAD(fdt, max_fds))
@@ -130,7 +132,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	default:
 		return 0;
 	}
-	if (flags & MSG_PEEK)
+	if (!takes_bytes(flags))
 		return 0;
 	sk = tcp_sock_of(SYSCALL_ARG1(regs));
 	if (!sk)
@@ -153,6 +155,9 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		data.base = SYSCALL_ARG2(regs);
 		break;
 	}
+	/* bytes are thrown away, the buffer is not touched */
+	if (flags & MSG_TRUNC)
+		data = NO_USER_DATA;
 	on_call(sk, &call, &data);
 	return 0;
 }
