@@ -141,13 +141,6 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
         listeners,
     }));
 
-    if lines {
-        ready_line(drain::unix_ns(), &host, family.name())?;
-    }
-    let plan = Plan { source, workers, lines, losses: Arc::clone(&losses), tape };
-    let pipeline = pipeline::start(plan, &control)?;
-    publisher.publish(true);
-
     let (shutdown, shut) = watch::channel(false);
     let services = services::Services {
         listener,
@@ -157,6 +150,14 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
         shutdown: shut,
     };
     let mut helpers = vec![pipeline::serve(services, control.clone())?];
+    // From here on signals are heard: whoever reads the line may send one.
+    if lines {
+        ready_line(drain::unix_ns(), &host, family.name())?;
+    }
+    let plan = Plan { source, workers, lines, losses: Arc::clone(&losses), tape };
+    let pipeline = pipeline::start(plan, &control)?;
+    publisher.publish(true);
+
     let table_stop = Arc::new(AtomicBool::new(false));
     if config.output == Output::Table {
         let live = io::stdout().is_terminal();

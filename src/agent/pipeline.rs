@@ -177,6 +177,8 @@ pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
 impl Pipeline {
     /// Ends the recording, if there is one, and waits for all threads: call it when every worker has sent its last report.
     pub fn join(self, end: impl FnOnce() -> Taped) {
+        // A worker whose last report nobody waited for must not wait for room.
+        drop(self.reports);
         let mut threads = vec![self.source];
         threads.extend(self.workers);
         threads.extend(self.output);
@@ -195,13 +197,17 @@ impl Pipeline {
     }
 }
 
-/// Starts the thread of the HTTP server, the container names and the signals.
+/// Starts the thread of the HTTP server, the container names and the signals; signals are caught when this returns.
 pub fn serve(services: Services, control: Sender<Control>) -> Result<JoinHandle<()>> {
-    spawn("services", move || {
-        if let Err(error) = services::run(services, &control) {
+    let (catching, caught) = bounded(1);
+    let thread = spawn("services", move || {
+        if let Err(error) = services::run(services, &control, &catching) {
             let _ = control.send(Control::ServicesFailed(error));
         }
-    })
+    })?;
+    // An error means that the thread has failed, which it reports by itself.
+    let _ = caught.recv();
+    Ok(thread)
 }
 
 /// Starts the thread that shows the table, live on a terminal and as plain lines elsewhere.

@@ -14,6 +14,7 @@ use super::pipeline::Control;
 use crate::{
     attribution::{self, ContainerNames},
     export::{Published, http},
+    telemetry::Exit,
 };
 
 /// What is to be served until `shutdown` turns true.
@@ -26,8 +27,8 @@ pub struct Services {
     pub shutdown: watch::Receiver<bool>,
 }
 
-/// Runs until the shutdown.
-pub fn run(services: Services, control: &Sender<Control>) -> Result<()> {
+/// Runs until the shutdown; says on `catching` when signals are caught.
+pub fn run(services: Services, control: &Sender<Control>, catching: &Sender<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let Services { listener, published, docker_socket, containers, shutdown } = services;
     runtime.block_on(async {
@@ -54,22 +55,25 @@ pub fn run(services: Services, control: &Sender<Control>) -> Result<()> {
         };
         tokio::select! {
             result = serving => result,
-            result = signals(control) => result,
+            result = signals(control, catching) => result,
         }
     })
 }
 
-/// Passes on SIGINT and SIGTERM, for ever.
-async fn signals(control: &Sender<Control>) -> Result<()> {
+/// Passes on the first SIGINT or SIGTERM; the second ends the process, whatever its other threads wait for.
+async fn signals(control: &Sender<Control>, catching: &Sender<()>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    let _ = catching.try_send(());
+    let mut again = false;
     loop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        if control.try_send(Control::Signal).is_err() {
-            return Ok(());
+        if std::mem::replace(&mut again, true) {
+            std::process::exit(Exit::Failed as i32);
         }
+        let _ = control.try_send(Control::Signal);
     }
 }
