@@ -109,6 +109,10 @@ impl Router {
             Route::Connection(connection) => self.push(connection.worker(self.batches.len()), sequence, record),
             Route::Everyone => (0..self.batches.len()).for_each(|worker| self.push(worker, sequence, record)),
         }
+        // Not before all workers have it: a batch tells up to where it is complete.
+        if self.batches.iter().any(|batch| batch.bytes.len() >= BATCH_BYTES) {
+            self.flush();
+        }
     }
 
     /// The same for an event that user space makes.
@@ -128,9 +132,6 @@ impl Router {
     fn push(&mut self, worker: usize, sequence: u64, record: &[u8]) {
         self.batches[worker].push(sequence, record);
         self.counts[worker] += 1;
-        if self.batches[worker].bytes.len() >= BATCH_BYTES {
-            self.flush();
-        }
     }
 
     /// Sends what has gathered.
