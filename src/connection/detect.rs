@@ -128,11 +128,11 @@ impl Detector {
         }
         if segment.offset >= candidate.end || candidate.bytes.is_empty() {
             candidate.bytes.extend_from_slice(segment.payload);
-            candidate.end = segment.offset + segment.size;
+            candidate.end = segment.offset.saturating_add(segment.size);
         }
         if (segment.payload.len() as u64) < segment.size {
             // Cut by the capture limit: nothing can be joined behind it, but what is there may be enough.
-            candidate.end = candidate.end.max(segment.offset + segment.size);
+            candidate.end = candidate.end.max(segment.offset.saturating_add(segment.size));
         }
     }
 

@@ -142,8 +142,8 @@ impl Connection {
         }
         let mut wish = self.wish;
         match direction {
-            Direction::Sent => wish.from_sent = until,
-            Direction::Received => wish.from_received = until,
+            Direction::Sent => wish.from_sent = wish.from_sent.max(until),
+            Direction::Received => wish.from_received = wish.from_received.max(until),
         }
         self.wants(wish)
     }

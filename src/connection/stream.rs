@@ -76,7 +76,7 @@ impl Stream {
             self.miss(flow, offset - self.position, time_ns, parser, out);
         }
         let uncaptured = size.saturating_sub(payload.len() as u64);
-        self.position = offset + payload.len() as u64;
+        self.position = offset.saturating_add(payload.len() as u64);
         self.consume(flow, payload, call_start, time_ns, parser, out)?;
         if uncaptured > 0 {
             self.miss(flow, uncaptured, time_ns, parser, out);
@@ -86,7 +86,7 @@ impl Stream {
 
     /// `missing` bytes at the current position were never captured.
     fn miss(&mut self, flow: Flow, missing: u64, time_ns: u64, parser: &mut dyn Parser, out: &mut dyn Sink) {
-        self.position += missing;
+        self.position = self.position.saturating_add(missing);
         let mut lost = missing;
         if self.skip > 0 {
             let passed = self.skip.min(missing);
@@ -94,7 +94,7 @@ impl Stream {
             lost -= passed;
         }
         if lost > 0 {
-            lost += self.buffer.len() as u64;
+            lost = lost.saturating_add(self.buffer.len() as u64);
             self.buffer.clear();
             parser.gap(flow, lost, time_ns, out);
         }
