@@ -21,7 +21,7 @@ use crate::{
     probes::{
         load::Wake,
         table::{Changes, ConnectionTable},
-        transport::{Reader, Sleep},
+        transport::{self, Reader, Sleep},
     },
 };
 
@@ -74,7 +74,8 @@ pub fn run(live: Live, router: Router) -> Result<()> {
                 break;
             }
             empty_rounds = if count == 0 { empty_rounds + 1 } else { 0 };
-            if !stopping {
+            // With so much to read there is no time to gather.
+            if !stopping && count < transport::ROUND {
                 let idle = empty_rounds >= IDLE_ROUNDS;
                 reader.sleep(if idle { Sleep::UntilEvent(IDLE.min(live.tick)) } else { Sleep::Moment(GATHER) })?;
             }

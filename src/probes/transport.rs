@@ -14,6 +14,11 @@ use nix::{
 
 use super::load::Wake;
 
+/// So many records at a time: under a load that never lets the ring run empty the reader has other things to do, too.
+pub const ROUND: usize = 16_384;
+/// A record that was begun before the reader asked to be woken is there by then.
+const SETTLING: Duration = Duration::from_millis(10);
+
 /// The consuming end of the ring. Lives in the thread that made it.
 pub struct Reader<'a> {
     ring: RingBuffer<'a>,
@@ -50,9 +55,9 @@ impl<'a> Reader<'a> {
         Ok(Self { ring, epoll, wake })
     }
 
-    /// Hands over what is in the ring; the number of records.
+    /// Hands over what is in the ring, [`ROUND`] records at most; their number.
     pub fn consume(&self) -> Result<usize> {
-        let count = self.ring.consume_raw();
+        let count = self.ring.consume_raw_n(ROUND);
         usize::try_from(count).map_err(|_| anyhow::anyhow!("reading the ring buffer: {}", std::io::Error::from_raw_os_error(-count)))
     }
 
@@ -64,19 +69,25 @@ impl<'a> Reader<'a> {
             }
             Sleep::UntilEvent(time) => {
                 self.wake.on_first();
-                // What came before the kernel saw the request would not wake us.
-                if self.consume()? > 0 {
+                // The kernel looks at the request first and writes its record then: what came in between does not wake us.
+                if self.consume()? > 0 || self.wait(SETTLING.min(time))? || self.consume()? > 0 {
                     self.wake.never();
                     return Ok(());
                 }
-                time
+                time.saturating_sub(SETTLING)
             }
         };
-        let timeout = EpollTimeout::try_from(timeout).unwrap_or(EpollTimeout::from(1000u16));
-        let outcome = self.epoll.wait(&mut [EpollEvent::empty()], timeout);
+        let outcome = self.wait(timeout);
         self.wake.never();
-        match outcome {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+        outcome.map(drop)
+    }
+
+    /// Whether a wake-up came.
+    fn wait(&self, time: Duration) -> Result<bool> {
+        let timeout = EpollTimeout::try_from(time).unwrap_or(EpollTimeout::from(1000u16));
+        match self.epoll.wait(&mut [EpollEvent::empty()], timeout) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(true),
             Err(error) => Err(error).context("waiting for events"),
         }
     }
