@@ -83,7 +83,6 @@ struct About {
     /// How often the peer was looked for.
     tries: u8,
     counted: Totals,
-    listener: Option<usize>,
 }
 
 struct Edge {
@@ -108,15 +107,13 @@ struct Around {
     lines: Lines,
     losses: Arc<Losses>,
     events: [u64; EVENT_NAMES.len()],
-    /// Listening services: since when, and when last used.
-    listeners: Vec<Service>,
+    /// Listening services by namespace and port: since when, and when last used.
+    listeners: Table<(u32, u16), Service>,
     sequence: u64,
     now_ns: u64,
 }
 
 struct Service {
-    netns: u32,
-    port: u16,
     since_ns: u64,
     last_exchange_ns: Option<u64>,
 }
@@ -158,7 +155,7 @@ impl Worker {
                 lines,
                 losses,
                 events: [0; EVENT_NAMES.len()],
-                listeners: Vec::new(),
+                listeners: Table::default(),
                 sequence: 0,
                 now_ns: 0,
             },
@@ -360,7 +357,7 @@ impl About {
         process: Option<Arc<Process>>,
     ) -> Self {
         let (edge, counted) = (None, Totals::default());
-        Self { id, tuple, role, adopted, established: true, start_ns, connect_ns, process, edge, tries: 0, counted, listener: None }
+        Self { id, tuple, role, adopted, established: true, start_ns, connect_ns, process, edge, tries: 0, counted }
     }
 
     fn unsettle(&mut self) {
@@ -407,8 +404,13 @@ impl Around {
             return edge.id;
         }
         let own = self.party(about.process.as_deref(), about.tuple.local.address);
-        let (peer, peer_process, found) = self.peer(about);
-        let other = self.party(peer_process.as_deref(), about.tuple.remote.address);
+        let (mut peer, peer_process, found) = self.peer(about);
+        let mut other = self.party(peer_process.as_deref(), about.tuple.remote.address);
+        // A peer that has closed meanwhile keeps its name.
+        if let Some(known) = about.edge.as_ref().filter(|known| peer.is_none() && known.peer.is_some()) {
+            peer = known.peer;
+            other = if about.is_server() { known.client.clone() } else { known.server.clone() };
+        }
         let (mut client, mut server) = if about.is_server() { (other, own) } else { (own, other) };
         client.port = None;
         server.port = Some(about.server_end().port);
@@ -527,18 +529,17 @@ impl Around {
 
     fn listen(&mut self, header: &Header, local: Endpoint, netns: u32, closed: bool) {
         self.names.listen(header.pid, local, netns, closed);
-        let known = self.listeners.iter().any(|service| service.netns == netns && service.port == local.port);
-        if !closed && !known {
-            self.listeners.push(Service { netns, port: local.port, since_ns: header.time_ns, last_exchange_ns: None });
+        let place = (netns, local.port);
+        if !closed {
+            self.listeners.entry(place).or_insert(Service { since_ns: header.time_ns, last_exchange_ns: None });
+        } else if !self.names.listening().any(|(netns, local, _)| (netns, local.port) == place) {
+            self.listeners.remove(&place);
         }
     }
 
     /// An exchange of a server of this host: its listening service is in use.
-    fn used(&mut self, about: &mut About, at_ns: u64) {
-        let (netns, port) = (about.tuple.netns, about.tuple.local.port);
-        let place = about.listener.or_else(|| self.listeners.iter().position(|service| service.netns == netns && service.port == port));
-        about.listener = place;
-        if let Some(service) = place.and_then(|place| self.listeners.get_mut(place)) {
+    fn used(&mut self, about: &About, at_ns: u64) {
+        if let Some(service) = self.listeners.get_mut(&(about.tuple.netns, about.tuple.local.port)) {
             service.last_exchange_ns = service.last_exchange_ns.max(Some(at_ns));
         }
     }
@@ -550,7 +551,7 @@ impl Around {
         listening
             .into_iter()
             .filter_map(|(netns, local, pid)| {
-                let service = self.listeners.iter().find(|service| service.netns == netns && service.port == local.port)?;
+                let service = self.listeners.get(&(netns, local.port))?;
                 let (since_ns, last_exchange_ns) = (service.since_ns, service.last_exchange_ns);
                 let process = self.names.process(Hint { pid: pid.unwrap_or(0), comm: "", cgroup_id: 0, now_ns, sequence, again: false });
                 let server = Party { port: Some(local.port), ..self.party(process.as_deref(), local.address) };
@@ -637,3 +638,7 @@ fn kind(body: &Body<'_>) -> usize {
         Body::Tick => 10,
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

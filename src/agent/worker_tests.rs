@@ -1,0 +1,125 @@
+use std::path::Path;
+
+use super::*;
+use crate::{agent::names::Source, attribution::Listeners};
+
+const CLIENT: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port: 40_000 };
+const SERVER: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port: 80 };
+const NETNS: u32 = 7;
+
+fn process(pid: u32, comm: &str) -> Arc<Process> {
+    Arc::new(Process { pid, comm: comm.to_owned(), executable: None, command: None, container: None })
+}
+
+fn worker() -> Worker {
+    let options = Options { worker: 0, frames: false, sides: Sides::Both, lines: true, unix_offset_ns: 0, connections: 8 };
+    let names = Names::new(Source::Recording(HashMap::new()), Listeners::new(Path::new("/nonexistent")), None);
+    let mut worker = Worker::new(options, names, Arc::default());
+    for known in [process(10, "asker"), process(20, "teller")] {
+        worker.around.names.learn(known);
+    }
+    worker
+}
+
+fn feed(worker: &mut Worker, id: u64, pid: u32, body: Body<'_>) {
+    let header = Header { time_ns: 1, connection: ConnectionId(id), pid, tid: pid };
+    worker.event(&Event { header, body }, &mut |_, _| {});
+}
+
+fn open(worker: &mut Worker, id: u64, pid: u32, [local, remote]: [Endpoint; 2], role: Role) {
+    let tuple = Tuple { local, remote, netns: NETNS };
+    let body = Body::Open { tuple, cgroup_id: 0, start_ns: 1, connect_ns: 0, role, adopted: false, comm: Text::new("comm") };
+    feed(worker, id, pid, body);
+}
+
+/// An exchange as the server's socket sees it, the `number`th.
+fn serve(worker: &mut Worker, id: u64, number: u64) {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    for (direction, payload) in [(Direction::Received, REQUEST), (Direction::Sent, ANSWER)] {
+        let offset = number * payload.len() as u64;
+        feed(worker, id, 20, Body::Data { direction, offset, size: payload.len() as u32, unread: false, payload });
+    }
+}
+
+fn close(worker: &mut Worker, id: u64, pid: u32) {
+    let body = Body::Close {
+        start_ns: 1,
+        connect_ns: 0,
+        totals: Totals::default(),
+        calls_sent: 0,
+        calls_received: 0,
+        error: 0,
+        reason: CloseReason::Local,
+    };
+    feed(worker, id, pid, body);
+}
+
+fn lines(worker: &mut Worker) -> Vec<String> {
+    let text = std::mem::take(&mut worker.around.lines.text);
+    String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_peer_that_closed_first_keeps_its_name() {
+    let mut worker = worker();
+    open(&mut worker, 256, 10, [CLIENT, SERVER], Role::Client);
+    open(&mut worker, 512, 20, [SERVER, CLIENT], Role::Server);
+    serve(&mut worker, 512, 0);
+    close(&mut worker, 256, 10);
+    lines(&mut worker);
+    // Somebody else gets a better name: all connections look for their ends again.
+    worker.refresh(&process(30, "other"));
+    serve(&mut worker, 512, 1);
+    close(&mut worker, 512, 20);
+    let lines = lines(&mut worker);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for line in lines {
+        assert!(line.contains("\"asker\"") && line.contains("\"teller\""), "{line}");
+    }
+}
+
+#[test]
+fn a_second_announcement_does_not_begin_the_conversation_again() {
+    let mut worker = worker();
+    open(&mut worker, 512, 20, [SERVER, CLIENT], Role::Server);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    feed(&mut worker, 512, 20, Body::Data { direction: Direction::Received, offset: 0, size: 26, unread: false, payload: request });
+    open(&mut worker, 512, 20, [SERVER, CLIENT], Role::Server);
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    feed(&mut worker, 512, 20, Body::Data { direction: Direction::Sent, offset: 0, size: 38, unread: false, payload: answer });
+    assert_eq!(lines(&mut worker).len(), 1);
+}
+
+#[test]
+fn services_that_come_and_go_are_forgotten() {
+    let mut worker = worker();
+    for port in 1000..2000 {
+        let local = Endpoint { port, ..SERVER };
+        for closed in [false, true] {
+            feed(&mut worker, 0, 20, Body::Listen { local, netns: NETNS, cgroup_id: 0, comm: Text::new("teller"), closed });
+        }
+    }
+    assert_eq!(worker.around.listeners.len(), 0);
+    // One of two sockets of a port remains.
+    for closed in [false, false, true] {
+        feed(&mut worker, 0, 20, Body::Listen { local: SERVER, netns: NETNS, cgroup_id: 0, comm: Text::new("teller"), closed });
+    }
+    assert_eq!(worker.around.listeners.len(), 1);
+}
+
+#[test]
+fn impossible_positions_do_no_harm() {
+    let mut worker = worker();
+    open(&mut worker, 512, 20, [SERVER, CLIENT], Role::Server);
+    serve(&mut worker, 512, 0);
+    for (offset, size) in [(u64::MAX - 1, 26), (u64::MAX, u32::MAX), (0, 26), (1 << 63, u32::MAX)] {
+        let payload = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        feed(&mut worker, 512, 20, Body::Data { direction: Direction::Received, offset, size, unread: false, payload });
+    }
+    close(&mut worker, 512, 20);
+    let mut fresh = self::worker();
+    open(&mut fresh, 512, 20, [SERVER, CLIENT], Role::Server);
+    let payload = b"GET";
+    feed(&mut fresh, 512, 20, Body::Data { direction: Direction::Received, offset: u64::MAX, size: 26, unread: false, payload });
+}
