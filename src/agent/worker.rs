@@ -1,7 +1,11 @@
 //! A worker: owns its connections from open to close, feeds their parsers, counts edges and writes lines.
 //! One thread, no locks: what it knows leaves it as reports and rounds of lines.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 
@@ -98,11 +102,16 @@ struct Edge {
 /// The peer of a same-host connection may open a moment later: so often it is looked for again.
 const PEER_TRIES: u8 = 16;
 
+/// A client may be gone before the call that answered it is reported: so many closed sockets can still be found by their peers.
+const ENDED_MAX: usize = 4096;
+
 /// Everything but the connections: what an exchange needs while its connection is borrowed.
 struct Around {
     options: Options,
     names: Names,
     peers: Table<Socket, Peer>,
+    /// Closed sockets whose entry among the peers is kept a little longer.
+    ended: VecDeque<(Socket, ConnectionId)>,
     map: ServiceMap,
     lines: Lines,
     losses: Arc<Losses>,
@@ -151,6 +160,7 @@ impl Worker {
                 options,
                 names,
                 peers: Table::default(),
+                ended: VecDeque::new(),
                 map: ServiceMap::new(Limits::default()),
                 lines,
                 losses,
@@ -305,7 +315,11 @@ impl Worker {
         around.edge(about, protocol);
         around.closed(about, protocol, totals, header.time_ns, error, reason);
         let socket = Socket::of(&about.tuple);
-        if around.peers.get(&socket).is_some_and(|peer| peer.id == header.connection) {
+        around.ended.push_back((socket, header.connection));
+        if around.ended.len() > ENDED_MAX
+            && let Some((socket, id)) = around.ended.pop_front()
+            && around.peers.get(&socket).is_some_and(|peer| peer.id == id)
+        {
             around.peers.remove(&socket);
         }
     }

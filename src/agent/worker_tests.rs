@@ -80,6 +80,28 @@ fn a_peer_that_closed_first_keeps_its_name() {
 }
 
 #[test]
+fn a_client_that_is_gone_before_the_server_is_seen_is_named() {
+    let mut worker = worker();
+    open(&mut worker, 256, 10, [CLIENT, SERVER], Role::Client);
+    close(&mut worker, 256, 10);
+    open(&mut worker, 512, 20, [SERVER, CLIENT], Role::Server);
+    serve(&mut worker, 512, 0);
+    let lines = lines(&mut worker);
+    assert!(lines.last().is_some_and(|line| line.contains("\"asker\"")), "{lines:?}");
+}
+
+#[test]
+fn closed_peers_are_forgotten_in_the_end() {
+    let mut worker = worker();
+    for number in 0..3 * ENDED_MAX as u64 {
+        let client = Endpoint { port: number as u16, ..CLIENT };
+        open(&mut worker, number << 8, 10, [client, SERVER], Role::Client);
+        close(&mut worker, number << 8, 10);
+    }
+    assert_eq!((worker.connections.len(), worker.around.peers.len()), (0, ENDED_MAX));
+}
+
+#[test]
 fn a_second_announcement_does_not_begin_the_conversation_again() {
     let mut worker = worker();
     open(&mut worker, 512, 20, [SERVER, CLIENT], Role::Server);
