@@ -1,5 +1,5 @@
 //! `remora doctor`: the features of this host as sentences: what is there, what is chosen and why, what is missing, what that
-//! costs and what to do. Asks [`Features`] and judges; loads nothing itself.
+//! costs and what to do. Asks [`Features`] and judges; how a trial load is made it is told by the caller.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::{
         health::Health,
         hooks::{HookFamily, choose_hooks, missing},
     },
-    telemetry::Exit,
+    telemetry::{Exit, one_line},
 };
 
 /// How a finding stands.
@@ -62,33 +62,36 @@ pub struct Report {
     /// Why these hooks, or why none.
     pub reason: String,
     pub findings: Vec<Finding>,
-    /// Empty where no trial was made.
+    /// Empty where no trial was made, or where it failed as a whole.
     pub programs: Vec<Program>,
     pub features: Features,
 }
 
-/// Asks the kernel and judges. `trial` is what became of the programs where they were really loaded.
-pub fn examine(config: &Config, trial: Option<&[(String, Health)]>) -> Report {
+/// Asks the kernel and judges. `trial` loads and attaches the programs and lets them go again, with what became of each; it is called
+/// where the features say that it can work.
+pub fn examine(config: &Config, trial: impl FnOnce() -> Result<Vec<(String, Health)>>) -> Report {
     judge(Features::probe(config.btf.as_deref(), config.docker_socket.as_deref()), config.hooks, trial)
 }
 
-/// The report on given features. With a trial, capture can work only if a program was attached.
-fn judge(features: Features, wanted: Hooks, trial: Option<&[(String, Health)]>) -> Report {
+fn judge(features: Features, wanted: Hooks, trial: impl FnOnce() -> Result<Vec<(String, Health)>>) -> Report {
     let chosen = choose_hooks(&features, wanted);
-    let attached = trial.is_none_or(|programs| programs.iter().any(|(_, health)| *health == Health::Attached));
-    let reason = match (&chosen, wanted) {
-        (Ok(_), _) if !attached => "the kernel offers all that is needed, and yet no program could be attached".to_owned(),
-        (Ok(family), Hooks::Auto) => format!("{} is the cheapest family that has all it needs here", family.name()),
-        (Ok(family), _) => format!("{} was asked for and has all it needs", family.name()),
-        (Err(refusal), _) => refusal.to_string(),
+    let trial = chosen.is_ok().then(trial);
+    let reason = match (&chosen, &trial, wanted) {
+        (Err(refusal), ..) => refusal.to_string(),
+        (Ok(family), Some(Err(error)), _) => {
+            format!("{} has all it needs, and yet its trial failed: {}", family.name(), one_line(error))
+        }
+        (Ok(family), _, Hooks::Auto) => format!("{} is the cheapest family that has all it needs here", family.name()),
+        (Ok(family), ..) => format!("{} was asked for and has all it needs", family.name()),
     };
+    let can_capture = matches!(trial, Some(Ok(_)));
     let mut findings = Vec::new();
     hook_findings(&features, chosen.as_ref().ok().copied(), &mut findings);
     privilege_findings(&features, &mut findings);
     kernel_findings(&features, &mut findings);
     surroundings(&features, &mut findings);
-    let programs = trial.unwrap_or_default().iter().map(|(name, health)| Program { name: name.clone(), health: health.clone() }).collect();
-    let can_capture = chosen.is_ok() && attached;
+    let programs = trial.and_then(Result::ok).unwrap_or_default();
+    let programs = programs.into_iter().map(|(name, health)| Program { name, health }).collect();
     Report { version: env!("CARGO_PKG_VERSION"), can_capture, hooks: chosen.ok(), reason, findings, programs, features }
 }
 
@@ -173,11 +176,11 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
         ("sock_send_length", "the socket hooks (Linux 6.3)"),
         ("sock_recv_length", "the socket hooks (Linux 6.3)"),
         ("sys_exit", "the syscalls hooks"),
-        ("inet_sock_set_state", "connections: open, close, failure"),
-        ("tcp_retransmit_skb", "retransmissions at the moment they happen"),
-        ("sched_process_exec", "names of processes that live shortly"),
-        ("sched_process_exit", "forgetting processes at once"),
-        ("sched_process_fork", "names of processes that only fork"),
+        ("inet_sock_set_state", "everything: no connection would be seen to open, close or fail"),
+        ("tcp_destroy_sock", "everything: the end of a socket would not be seen"),
+        ("sched_process_exec", "everything in this version, for the names of processes that live shortly"),
+        ("sched_process_exit", "everything in this version, for forgetting processes at once"),
+        ("sched_process_fork", "everything in this version, for the names of processes that only fork"),
     ] {
         let there = features.has_tracepoint(name);
         let (state, found) = if there { (State::Ok, "there") } else { (State::Missing, "not found in BTF or tracefs") };
@@ -186,9 +189,9 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     let denied = "cannot be asked without privileges";
     for (name, value, cost) in [
         ("ring buffer", features.ring_buffer, "everything in this version (Linux 5.8)"),
-        ("socket storage", features.socket_storage, "connection state that is freed with its socket"),
-        ("bpf_loop", features.bpf_loop, "calls with many buffers are followed to a smaller bound (Linux 5.17)"),
-        ("bpf_task_pt_regs", features.task_pt_regs, "payloads with the socket hooks (Linux 5.15)"),
+        ("task with types", features.task_btf, "everything in this version (bpf_get_current_task_btf, Linux 5.11)"),
+        ("atomic results", features.atomic_fetch, "everything in this version (fetching atomics, Linux 5.12)"),
+        ("bpf_task_pt_regs", features.task_pt_regs, "the socket hooks (Linux 5.15)"),
     ] {
         push(findings, "Kernel", name, there(value), known(value, "there", "not there", denied), Some((cost, "use a newer kernel")));
     }
@@ -197,10 +200,6 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     push(findings, "Kernel", "JIT compiler", there(features.jit), found, Some(("speed: programs are interpreted", remedy)));
     let found = known(features.bpf_stats_enabled, "on", "off: they cost about 70 ns a call", "cannot be read");
     push(findings, "Kernel", "BPF statistics", State::Ok, found, None);
-    if features.memlock_counts {
-        let cost = "loading, where the limit is low";
-        push(findings, "Kernel", "locked memory", State::Missing, "counts BPF maps before Linux 5.11", Some((cost, "ulimit -l unlimited")));
-    }
 }
 
 fn surroundings(features: &Features, findings: &mut Vec<Finding>) {
@@ -307,9 +306,17 @@ mod tests {
     use super::*;
     use crate::probes::features::tests::complete;
 
+    fn attached() -> Result<Vec<(String, Health)>> {
+        Ok(vec![("send".to_owned(), Health::Attached), ("exec".to_owned(), Health::Failed("EPERM".to_owned()))])
+    }
+
+    fn not_tried() -> Result<Vec<(String, Health)>> {
+        panic!("nothing may be loaded where the features do not suffice")
+    }
+
     #[test]
     fn a_complete_host_has_nothing_to_do() {
-        let report = judge(complete(), Hooks::Auto, None);
+        let report = judge(complete(), Hooks::Auto, attached);
         assert_eq!(report.exit(), Exit::Done);
         assert!(report.findings.iter().all(|finding| finding.cost.is_none() && finding.remedy.is_none()), "{report}");
         let text = report.to_string();
@@ -321,33 +328,37 @@ mod tests {
         let mut features = complete();
         features.capabilities.clear();
         features.host_pid_namespace = Some(false);
-        let report = judge(features, Hooks::Auto, None);
+        let report = judge(features, Hooks::Auto, not_tried);
         assert_eq!(report.exit(), Exit::Unobservable);
         let text = report.to_string();
-        for part in ["costs: everything: nothing can be loaded", "to do: run as root", "--pid=host", "Capture cannot work: no hook family"]
-        {
+        for part in ["costs: everything: nothing can be loaded", "to do: run as root", "--pid=host", "Capture cannot work: this host"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }
 
     #[test]
-    fn a_trial_in_which_nothing_attaches_overrules_the_features() {
-        let failed = [("send".to_owned(), Health::Failed("EPERM".to_owned())), ("exec".to_owned(), Health::Unsupported)];
-        let report = judge(complete(), Hooks::Auto, Some(&failed));
+    fn a_failed_trial_overrules_the_features_and_says_what_failed() {
+        let report = judge(complete(), Hooks::Auto, || Err(anyhow::anyhow!("EPERM").context("loading the BPF programs")));
         assert_eq!(report.exit(), Exit::Unobservable);
-        assert!(report.to_string().contains("send                          failed: EPERM"), "{report}");
-        let attached = [failed[0].clone(), ("receive".to_owned(), Health::Attached)];
-        assert_eq!(judge(complete(), Hooks::Auto, Some(&attached)).exit(), Exit::Done);
+        let verdict = "Capture cannot work: socket has all it needs, and yet its trial failed: loading the BPF programs: EPERM.\n";
+        assert!(report.to_string().ends_with(verdict), "{report}");
+    }
+
+    #[test]
+    fn an_optional_program_that_fails_is_shown_and_stops_nothing() {
+        let report = judge(complete(), Hooks::Auto, attached);
+        assert_eq!(report.exit(), Exit::Done);
+        assert!(report.to_string().contains("exec                          failed: EPERM"), "{report}");
     }
 
     #[test]
     fn the_json_report_has_the_decision_and_the_states_as_words() {
-        let failed = [("send".to_owned(), Health::Failed("EPERM".to_owned()))];
-        let json: serde_json::Value = serde_json::from_str(&judge(complete(), Hooks::Syscalls, Some(&failed)).to_json().unwrap()).unwrap();
-        assert_eq!((&json["hooks"], &json["can_capture"]), (&"syscalls".into(), &false.into()));
+        let json: serde_json::Value = serde_json::from_str(&judge(complete(), Hooks::Syscalls, attached).to_json().unwrap()).unwrap();
+        assert_eq!((&json["hooks"], &json["can_capture"]), (&"syscalls".into(), &true.into()));
         assert_eq!(json["findings"][0]["state"], "ok");
         assert_eq!(json["findings"][1]["state"], "chosen");
-        assert_eq!(json["programs"][0], serde_json::json!({ "name": "send", "state": "failed", "why": "EPERM" }));
+        assert_eq!(json["programs"][0], serde_json::json!({ "name": "send", "state": "attached" }));
+        assert_eq!(json["programs"][1], serde_json::json!({ "name": "exec", "state": "failed", "why": "EPERM" }));
         assert_eq!(json["features"]["btf"]["from"], "kernel");
     }
 }

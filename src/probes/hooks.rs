@@ -32,7 +32,7 @@ pub enum Refusal {
     NotBuilt(&'static str),
     #[error("the hooks {family} cannot work on this host: {}", .missing.join(", "))]
     Missing { family: &'static str, missing: Vec<String> },
-    #[error("no hook family can work on this host: {}", .0.join("; "))]
+    #[error("this host cannot be observed: {} (remora doctor says more)", .0.join("; "))]
     NoneWorks(Vec<String>),
 }
 
@@ -54,13 +54,19 @@ pub fn choose_hooks(features: &Features, wanted: Hooks) -> Result<HookFamily, Re
 }
 
 fn choose_any(features: &Features) -> Result<HookFamily, Refusal> {
-    let mut reasons = Vec::new();
-    for family in HookFamily::ALL {
-        let missing = missing(features, family);
-        if missing.is_empty() {
-            return Ok(family);
+    let lacking = HookFamily::ALL.map(|family| (family, missing(features, family)));
+    if let Some((family, _)) = lacking.iter().find(|(_, missing)| missing.is_empty()) {
+        return Ok(*family);
+    }
+    // What no family can do without is said once.
+    let of_all = |what: &&String| lacking.iter().all(|(_, missing)| missing.contains(what));
+    let shared: Vec<_> = lacking[0].1.iter().filter(of_all).cloned().collect();
+    let mut reasons = if shared.is_empty() { vec![] } else { vec![format!("it lacks {}", shared.join(", "))] };
+    for (family, missing) in &lacking {
+        let own: Vec<_> = missing.iter().filter(|what| !shared.contains(what)).cloned().collect();
+        if !own.is_empty() {
+            reasons.push(format!("{} lacks {}", family.name(), own.join(", ")));
         }
-        reasons.push(format!("{} lacks {}", family.name(), missing.join(", ")));
     }
     Err(Refusal::NoneWorks(reasons))
 }
@@ -73,22 +79,25 @@ pub fn missing(features: &Features, family: HookFamily) -> Vec<String> {
             missing.push(what.to_owned());
         }
     };
-    need(features.may_load(), "the capabilities CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN)");
+    need(features.may_load(), "the privileges of root (CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN)");
     need(features.lockdown != "confidentiality", "a kernel that is not locked down for confidentiality");
     // Both families are typed tracepoints, whose arguments the verifier knows from the running kernel's own BTF; a file from
     // elsewhere only helps to find fields.
     need(features.btf == BtfSource::Kernel, "the running kernel's BTF (/sys/kernel/btf/vmlinux)");
     need(features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
+    need(features.task_btf != Some(false), "the helper bpf_get_current_task_btf (Linux 5.11)");
+    need(features.atomic_fetch != Some(false), "atomic operations with a result (Linux 5.12)");
     if family == HookFamily::Socket {
         need(features.task_pt_regs != Some(false), "the helper bpf_task_pt_regs (Linux 5.15)");
-        need(features.socket_storage != Some(false), "socket storage (Linux 5.11 for tracing programs)");
     }
-    let tracepoints: &[&str] = match family {
-        HookFamily::Socket => &["sock_send_length", "sock_recv_length", "inet_sock_set_state"],
-        HookFamily::Syscalls => &["sys_exit", "inet_sock_set_state"],
+    // tp_btf programs of a tracepoint that is not there keep the whole object from being loaded.
+    const LIFE: [&str; 5] = ["inet_sock_set_state", "tcp_destroy_sock", "sched_process_exec", "sched_process_exit", "sched_process_fork"];
+    let data: &[&str] = match family {
+        HookFamily::Socket => &["sock_send_length", "sock_recv_length"],
+        HookFamily::Syscalls => &["sys_exit"],
     };
     if features.btf == BtfSource::Kernel {
-        for name in tracepoints {
+        for name in data.iter().chain(&LIFE) {
             need(features.has_tracepoint(name), &format!("the tracepoint {name}"));
         }
     }
@@ -126,7 +135,9 @@ mod tests {
         assert!(choose_hooks(&features, Hooks::Auto).is_ok());
         features.capabilities = vec!["CAP_BPF".to_owned()];
         let refusal = choose_hooks(&features, Hooks::Auto).unwrap_err().to_string();
-        assert!(refusal.contains("socket lacks the capabilities") && refusal.contains("syscalls lacks the capabilities"), "{refusal}");
+        let expected = "this host cannot be observed: it lacks the privileges of root (CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN) \
+                        (remora doctor says more)";
+        assert_eq!(refusal, expected);
     }
 
     #[test]
@@ -137,11 +148,22 @@ mod tests {
     }
 
     #[test]
+    fn what_one_family_lacks_is_said_of_it_alone() {
+        let mut features = complete();
+        features.set_tracepoint("sock_send_length", false);
+        features.set_tracepoint("tcp_destroy_sock", false);
+        let refusal = choose_hooks(&features, Hooks::Auto).unwrap_err().to_string();
+        assert!(refusal.contains("it lacks the tracepoint tcp_destroy_sock; socket lacks the tracepoint sock_send_length ("), "{refusal}");
+        assert!(!refusal.contains("syscalls lacks"), "{refusal}");
+    }
+
+    #[test]
     fn lockdown_and_an_old_kernel_are_said() {
         let mut features = complete();
         features.lockdown = "confidentiality".to_owned();
         features.ring_buffer = Some(false);
+        features.atomic_fetch = Some(false);
         let refusal = choose_hooks(&features, Hooks::Syscalls).unwrap_err().to_string();
-        assert!(refusal.contains("confidentiality") && refusal.contains("ring buffer"), "{refusal}");
+        assert!(refusal.contains("confidentiality") && refusal.contains("ring buffer") && refusal.contains("5.12"), "{refusal}");
     }
 }
