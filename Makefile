@@ -8,15 +8,15 @@ CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 BUILD_PACKAGES := ca-certificates clang llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
-TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump \
+TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump bpftool \
 	python3 python3-psycopg2
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build run demo test bench lint fmt deps deps-test deps-lint rust
+.PHONY: help build run demo test check-build bench lint fmt deps deps-test deps-lint rust
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: deps rust ## the release binary, target/release/remora
 	$(CARGO) build --release
@@ -24,17 +24,26 @@ build: deps rust ## the release binary, target/release/remora
 run: build ## remora run; options in ARGS, e.g. make run ARGS='--port 80,5432'
 	target/release/remora run $(ARGS)
 
-demo: build ## remora run beside a small real workload on loopback, removed afterwards
+demo: build deps-test ## remora run beside a small real workload on loopback, removed afterwards
 	scripts/demo.sh $(ARGS)
 
-test: deps-test rust ## everything: unit tests in debug, then the tests of the release binary on this kernel
-	$(CARGO) test --lib --bins --test architecture
-	$(CARGO) test --release --test '*' -- --test-threads=1
-
-bench: deps-test rust ## the figures of docs/; alternates with and without the agent
+# One build, that of the release: what is tested is what runs, and the dependencies are compiled once. The tests on the kernel come
+# last and one by one: the agent sees the whole machine.
+test: deps-test rust ## everything: parsers, hostile bytes, command line, then real programs on this kernel
 	$(CARGO) build --release
-	$(CARGO) bench
-	if test -x benches/overhead.sh; then benches/overhead.sh $(ARGS); fi
+	$(CARGO) test --release --lib --bins
+	$(CARGO) test --release --test architecture --test cli
+	$(CARGO) test --release --test hostile -- --test-threads=1
+	$(CARGO) test --release --test kernel -- --test-threads=1
+
+check-build: rust ## a second build does nothing, a Rust edit does not run clang, a header edit does
+	scripts/check-build.sh
+
+bench: deps-test rust ## the figures of docs/kernels.md; options in ARGS, e.g. make bench ARGS=--quick
+	$(CARGO) build --release
+	$(CARGO) bench --bench hook_cost -- $(ARGS)
+	$(CARGO) bench --bench overhead -- $(ARGS)
+	if test -d benches/pipeline; then $(CARGO) bench --bench pipeline -- $(ARGS); fi
 
 lint: deps-lint rust ## formats, clippy, arrows between the rooms
 	$(CARGO) fmt --check
