@@ -5,6 +5,7 @@ set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
 remora=${REMORA_BIN:-$repository/target/release/remora}
+unset REMORA_BIN # the agent takes variables that begin with REMORA_ for settings
 say() { echo "demo: $*" >&2; }
 fail() {
 	say "$*"

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint, error::ErrorKind};
 
 use crate::{
-    config::{self, Effective, FILE_VARIABLE, Setting, Sources},
+    config::{self, Effective, FILE_VARIABLE, Origin, Output, Setting, Sources},
     telemetry::Failure,
 };
 
@@ -27,6 +27,32 @@ Examples:
   remora replay dump.pcap                       captures of tcpdump work, too
   remora config print > remora.yaml             a file to start from
 ";
+
+const RUN: &str = "\
+Needs root, or CAP_BPF and CAP_PERFMON; see remora doctor where it does not start.
+
+Keys in the table: r, e, p sort by rate, errors, p99; arrows, PgUp, PgDn, Home, End scroll; q leaves.
+Where standard output is no terminal, the table is printed as plain lines every five seconds.
+HTTP at the address of --listen: /metrics /healthz /readyz /api/v1/service-map
+Ctrl-C or SIGTERM ends it within two seconds, with a summary of what was seen and lost.";
+
+const AGENT: &str = "\
+The same as remora run, but with no table: what is seen leaves by HTTP at the address of --listen
+(/metrics /healthz /readyz /api/v1/service-map), and as JSON lines with --output json.
+For scrapers on other hosts: --listen 0.0.0.0:7117. There is no login: keep the port inside your network.";
+
+const DOCTOR: &str = "\
+Where the kernel seems to have what is needed, the programs are really loaded and attached for a trial,
+and taken away again. Exit status: 0 capture can work, 3 it cannot.";
+
+const RECORD: &str = "\
+A recording holds every captured byte, secrets included, unlike all other outputs: it is a file for the
+people who may see the traffic. With --duration 10s it ends by itself; remora replay reads it.";
+
+const REPLAY: &str = "\
+Recordings of remora record and captures of tcpdump and Wireshark. Needs no root and no kernel support.
+--output json gives every exchange and connection; otherwise only a summary is printed.
+A recording replayed with the same --sides gives the exchanges that were seen live.";
 
 /// Shows which programs of this host talk to which, how often, how fast and with what errors.
 /// Remora watches from inside the kernel (eBPF) and understands the protocols spoken. The watched programs need no change and no restart.
@@ -55,23 +81,28 @@ struct Common {
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Watch this host: live table, HTTP server, everything embedded
+    /// Watch this host: a live table here, metrics and the service map over HTTP
+    #[command(after_help = RUN)]
     Run,
-    /// Watch this node for others: exporters only, no table, no store
+    /// Watch this host for others: exporters only, no table
+    #[command(after_help = AGENT)]
     Agent,
     /// Say what this kernel offers, what is chosen and why, what is missing and what that costs
+    #[command(after_help = DOCTOR)]
     Doctor {
         /// One JSON object instead of sentences
         #[arg(long)]
         json: bool,
     },
-    /// Capture to a recording
+    /// Watch this host and keep what is captured in a recording
+    #[command(after_help = RECORD)]
     Record {
         /// The recording to write; what stands in it is replaced
         #[arg(value_name = "F")]
         file: PathBuf,
     },
     /// Understand a recording, pcap or pcapng file as if it happened now; needs no root
+    #[command(after_help = REPLAY)]
     Replay {
         /// The file to read; its kind is told by its first bytes
         #[arg(value_name = "F")]
@@ -127,7 +158,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: impl IntoIt
     let file = path.map(read_file).transpose().map_err(Failure::usage)?;
     let log_steps = i32::from(line.common.verbose) - i32::from(line.common.quiet);
     let sources = Sources { file, environment, flags: flags(&matches), log_steps };
-    let settings = Effective::merge(&sources).map_err(|error: config::Error| Failure::usage(error))?;
+    let mut settings = Effective::merge(&sources).map_err(|error: config::Error| Failure::usage(error))?;
+    if line.command == Command::Agent && settings.origin("output") == &Origin::Default {
+        settings.config.output = Output::None;
+    }
     Ok(Parsed::Invocation(Box::new(Invocation { command: line.command, settings })))
 }
 
@@ -205,6 +239,16 @@ mod tests {
         assert_eq!(after.settings.config.duration, Some(std::time::Duration::from_secs(10)));
         let nested = invocation("remora config print --sides server");
         assert_eq!(nested.settings.config.sides, config::Sides::Server);
+    }
+
+    #[test]
+    fn the_agent_prints_nothing_unless_told_to() {
+        assert_eq!(invocation("remora run").settings.config.output, Output::Table);
+        assert_eq!(invocation("remora agent").settings.config.output, Output::None);
+        assert_eq!(invocation("remora agent --output json").settings.config.output, Output::Json);
+        let variable = [(OsString::from("REMORA_OUTPUT"), OsString::from("table"))];
+        let Parsed::Invocation(told) = parse(["remora", "agent"].map(OsString::from), variable).unwrap() else { panic!() };
+        assert_eq!(told.settings.config.output, Output::Table);
     }
 
     #[test]

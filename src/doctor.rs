@@ -331,7 +331,8 @@ mod tests {
         let report = judge(features, Hooks::Auto, not_tried);
         assert_eq!(report.exit(), Exit::Unobservable);
         let text = report.to_string();
-        for part in ["costs: everything: nothing can be loaded", "to do: run as root", "--pid=host", "Capture cannot work: this host"] {
+        for part in ["costs: everything: nothing can be loaded", "to do: run as root", "--pid=host", "Capture cannot work: this host lacks"]
+        {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::Result;
-use libbpf_rs::MapHandle;
 
 use super::router::Router;
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
     probes::{
         load::Wake,
         table::{Changes, ConnectionTable},
-        transport::{self, Reader, Sleep},
+        transport::{self, MapHandle, Reader, Sleep},
     },
 };
 

@@ -79,7 +79,8 @@ pub fn trial(config: &Config) -> Result<Vec<(String, Health)>> {
 
 fn family(config: &Config) -> Result<HookFamily> {
     let features = Features::probe(config.btf.as_deref(), config.docker_socket.as_deref());
-    choose_hooks(&features, config.hooks).map_err(|refusal| Failure::unobservable(refusal).into())
+    choose_hooks(&features, config.hooks)
+        .map_err(|refusal| Failure::unobservable(anyhow!("{refusal}; `remora doctor` says what each part costs and what to do")).into())
 }
 
 fn load(config: &Config, family: HookFamily, own_port: Option<u16>) -> Result<Probes> {

@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
-use libbpf_rs::MapHandle;
 
 use super::{
     drain,
@@ -23,6 +22,7 @@ use crate::{
     probes::{
         load::{Probes, Wake},
         table::{ConnectionTable, Tallies, Tally},
+        transport::MapHandle,
     },
     service_map::{Listener, Party, Snapshot, idle},
     telemetry::SelfUsage,

@@ -133,11 +133,11 @@ impl Merge {
         for entry in entries {
             match Setting::by_key(&entry.key) {
                 Some(setting) => self.set(setting, &entry.words, Origin::File(path.to_owned(), entry.words_at)),
-                None => self.unknown(
-                    &entry.key,
-                    &Origin::File(path.to_owned(), entry.key_at),
-                    Setting::all().iter().map(|it| it.key.to_owned()),
-                ),
+                None => {
+                    let allowed = Setting::all().iter().map(|it| it.key).collect::<Vec<_>>().join(", ");
+                    let origin = Origin::File(path.to_owned(), entry.key_at);
+                    self.wrong.push(format!("unknown key {} ({origin}); allowed: {allowed}", entry.key));
+                }
             }
         }
     }
@@ -147,16 +147,17 @@ impl Merge {
             let origin = Origin::Environment(name.clone());
             match Setting::all().iter().find(|setting| setting.variable == *name) {
                 Some(setting) => self.set(setting, std::slice::from_ref(value), origin),
+                // A misspelt setting must not be passed over in silence, so neither can anything else of that prefix.
                 None => {
-                    let known = Setting::all().iter().map(|setting| setting.variable.clone()).chain([super::FILE_VARIABLE.to_owned()]);
-                    self.unknown(name, &origin, known);
+                    let known = Setting::all().iter().map(|setting| setting.variable.as_str()).chain([super::FILE_VARIABLE]);
+                    self.wrong.push(format!(
+                        "unknown key {name} ({origin}): variables that begin with REMORA_ are settings, so correct it or unset it \
+                         (in a Kubernetes pod: enableServiceLinks: false); allowed: {}",
+                        known.collect::<Vec<_>>().join(", ")
+                    ));
                 }
             }
         }
-    }
-
-    fn unknown(&mut self, key: &str, origin: &Origin, known: impl Iterator<Item = String>) {
-        self.wrong.push(format!("unknown key {key} ({origin}); allowed: {}", known.collect::<Vec<_>>().join(", ")));
     }
 
     fn set(&mut self, setting: &'static Setting, texts: &[String], origin: Origin) {
@@ -218,7 +219,8 @@ mod tests {
             "{}",
             found[2]
         );
-        assert!(found[3].starts_with("unknown key REMORA_X (environment variable REMORA_X); allowed: REMORA_HOOKS"), "{}", found[3]);
+        assert!(found[3].starts_with("unknown key REMORA_X (environment variable REMORA_X): "), "{}", found[3]);
+        assert!(found[3].contains("unset it") && found[3].contains("; allowed: REMORA_HOOKS, REMORA_PID"), "{}", found[3]);
         assert_eq!(found[4], "\"0\" is not allowed for workers (flag --workers); allowed: a whole number from 1 to 64");
     }
 

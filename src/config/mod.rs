@@ -24,7 +24,7 @@ table::settings! {
     pub struct Config;
 
     "What is watched" {
-        /// Kernel hooks that carry the data; auto takes the cheapest that this kernel offers
+        /// Kernel hooks that carry the data; auto takes the cheapest that this kernel offers; fentry, kprobe and packet are not in this version
         hooks: Hooks = Hooks::Auto, choice(), "FAMILY";
         /// Watch only these processes; repeatable
         pid: Vec<u32> = vec![], list(number(1..=u64::from(u32::MAX))), "PID";
@@ -38,7 +38,7 @@ table::settings! {
         capture_bytes: u32 = 32 << 10, size(64..=32 << 10), "SIZE";
     }
     "What comes out" {
-        /// What goes to standard output: the live table, JSON lines, or nothing
+        /// What goes to standard output: the live table, JSON lines, or nothing; remora agent prints nothing unless told to
         output: Output = Output::Table, choice(), "FORM";
         /// Address of the HTTP server with /metrics, /healthz and the service map; none for no server
         listen: Option<SocketAddr> = Some(SocketAddr::from(([127, 0, 0, 1], 7117))), optional("none", socket_address()), "ADDR";
@@ -56,7 +56,7 @@ table::settings! {
         ring_bytes: u32 = 8 << 20, power_of_two(size(64 << 10..=1 << 30)), "SIZE";
         /// Connections watched at once
         max_connections: u32 = 65536, number(16..=4 << 20), "N";
-        /// Kernel types (BTF) for kernels that do not carry their own; none takes /sys/kernel/btf/vmlinux
+        /// File to take field offsets (BTF) from; the kernel must carry BTF of its own all the same. none takes /sys/kernel/btf/vmlinux
         btf: Option<PathBuf> = None, optional("none", path()), "FILE";
         /// Docker socket that names containers; none asks nobody
         docker_socket: Option<PathBuf> = Some(PathBuf::from("/var/run/docker.sock")), optional("none", path()), "FILE";

@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+/// The ring, as it is handed from the loader to the reader.
+pub use libbpf_rs::MapHandle;
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use nix::{
     errno::Errno,
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
