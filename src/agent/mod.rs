@@ -6,6 +6,7 @@ mod losses;
 mod names;
 mod pipeline;
 mod publish;
+pub mod rehearsal;
 mod replay;
 mod router;
 mod services;
@@ -193,12 +194,7 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
     let (unix_offset_ns, frames) = (input.unix_offset_ns(), input.is_capture());
     let losses = Arc::new(Losses::default());
     let lines = config.output == Output::Json;
-    let workers = (0..config.workers)
-        .map(|place| {
-            let names = Names::new(NameSource::Recording(Default::default()), Listeners::new(Path::new("/nonexistent")), None);
-            (Worker::new(options(config, place, frames, unix_offset_ns), names, Arc::clone(&losses)), None)
-        })
-        .collect();
+    let workers = (0..config.workers).map(|place| (replaying(config, place, frames, unix_offset_ns, &losses), None)).collect();
     let (control, events) = pipeline::control();
     let published = Arc::new(ArcSwap::from_pointee(Published::default()));
     let mut publisher = Publisher::new(Arc::clone(&published), config, file.display().to_string(), "replay", Arc::clone(&losses), 0);
@@ -254,6 +250,12 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
     }
     summarise(config, &publisher, &lost, tail.elapsed_ns)?;
     Ok(Exit::Done)
+}
+
+/// A worker that knows of processes what it is told.
+fn replaying(config: &Config, place: usize, frames: bool, unix_offset_ns: i64, losses: &Arc<Losses>) -> Worker {
+    let names = Names::new(NameSource::Recording(Default::default()), Listeners::new(Path::new("/nonexistent")), None);
+    Worker::new(options(config, place, frames, unix_offset_ns), names, Arc::clone(losses))
 }
 
 fn options(config: &Config, worker: usize, frames: bool, unix_offset_ns: i64) -> Options {

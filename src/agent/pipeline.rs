@@ -7,7 +7,7 @@
 //!   └─ pieces ─► tape (writes the recording)       spent ◄─── workers give empty batches back
 //! ```
 //!
-//! All channels are bounded. A full one is a counted loss, except where the source is a file, which can wait.
+//! All channels are bounded. A full one is a counted loss, except where the source is a file or memory, which can wait.
 
 use std::{
     cell::Cell,
@@ -26,6 +26,7 @@ use super::{
     drain::{self, Live},
     lines::{Lines, Sorter},
     losses::{Losses, Reason},
+    rehearsal::{self, Memory},
     replay::{self, Input, Tail},
     router::{Batch, Message, Patience, Router},
     services::{self, Services},
@@ -68,6 +69,7 @@ pub enum Control {
 pub enum Source {
     Live(Box<Live>),
     File(Input),
+    Memory(Memory),
 }
 
 /// What is to be started.
@@ -112,7 +114,7 @@ pub fn control() -> (Sender<Control>, Receiver<Control>) {
 /// Starts source, workers, output and recording.
 pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
     let count = plan.workers.len();
-    let patience = if matches!(plan.source, Source::File(_)) { Patience::Wait } else { Patience::Drop };
+    let patience = if matches!(plan.source, Source::Live(_)) { Patience::Drop } else { Patience::Wait };
     let (spent, empty) = bounded::<Batch>(MESSAGES * 2);
     let (report, reports) = bounded(count * 4);
     let (round, rounds) = bounded::<Lines>(ROUNDS);
@@ -169,6 +171,10 @@ pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
         })?,
         Source::File(input) => spawn("replay", move || {
             let _ = control.send(Control::SourceEnded(replay::run(input, router, &losses)));
+        })?,
+        Source::Memory(memory) => spawn("replay", move || {
+            rehearsal::feed(&memory, router);
+            let _ = control.send(Control::SourceEnded(Ok(Tail::default())));
         })?,
     };
     Ok(Pipeline { reports, source, workers, output, tape })

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A batch goes out when it has grown to this, at the latest when the source pauses.
-const BATCH_BYTES: usize = 256 * 1024;
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
 /// What a worker gets.
 pub enum Message {
