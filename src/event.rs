@@ -47,17 +47,65 @@ pub enum CloseReason {
 /// See the struct of the same name in `events.h` for units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body<'a> {
-    Open { tuple: Tuple, cgroup_id: u64, start_ns: u64, connect_ns: u64, role: Role, adopted: bool, comm: Text<16> },
-    Owner { cgroup_id: u64, comm: Text<16> },
-    Close { start_ns: u64, connect_ns: u64, totals: Totals, calls_sent: u64, calls_received: u64, error: u32, reason: CloseReason },
-    Fail { tuple: Tuple, cgroup_id: u64, elapsed_ns: u64, error: u32, comm: Text<16> },
-    Listen { local: Endpoint, netns: u32, cgroup_id: u64, comm: Text<16>, closed: bool },
-    Data { direction: Direction, offset: u64, size: u32, unread: bool, payload: &'a [u8] },
-    Exec { cgroup_id: u64, comm: Text<16>, filename: Text<128>, argv0: Text<128> },
+    Open {
+        tuple: Tuple,
+        cgroup_id: u64,
+        start_ns: u64,
+        connect_ns: u64,
+        role: Role,
+        adopted: bool,
+        comm: Text<16>,
+    },
+    Owner {
+        cgroup_id: u64,
+        comm: Text<16>,
+    },
+    Close {
+        start_ns: u64,
+        connect_ns: u64,
+        totals: Totals,
+        calls_sent: u64,
+        calls_received: u64,
+        error: u32,
+        reason: CloseReason,
+    },
+    Fail {
+        tuple: Tuple,
+        cgroup_id: u64,
+        elapsed_ns: u64,
+        error: u32,
+        comm: Text<16>,
+    },
+    Listen {
+        local: Endpoint,
+        netns: u32,
+        cgroup_id: u64,
+        comm: Text<16>,
+        closed: bool,
+    },
+    Data {
+        direction: Direction,
+        offset: u64,
+        size: u32,
+        unread: bool,
+        payload: &'a [u8],
+    },
+    Exec {
+        cgroup_id: u64,
+        comm: Text<16>,
+        filename: Text<128>,
+        argv0: Text<128>,
+    },
     Exit,
-    Fork { child: u32 },
+    Fork {
+        child: u32,
+    },
     Counters(Totals),
     Tick,
+    /// Connections that no event named since `since_ns` are gone.
+    Sweep {
+        since_ns: u64,
+    },
 }
 
 /// Counters of a connection since it was opened or adopted.
@@ -125,6 +173,7 @@ const EXIT: u8 = types::event_kind::EVENT_EXIT.0 as u8;
 const FORK: u8 = types::event_kind::EVENT_FORK.0 as u8;
 const COUNTERS: u8 = types::event_kind::EVENT_COUNTERS.0 as u8;
 const TICK: u8 = types::event_kind::EVENT_TICK.0 as u8;
+const SWEEP: u8 = types::event_kind::EVENT_SWEEP.0 as u8;
 
 const SENT: u8 = types::event_flag::EVENT_SENT.0 as u8;
 const ADOPTED: u8 = types::event_flag::EVENT_ADOPTED.0 as u8;
@@ -247,6 +296,10 @@ impl<'a> Event<'a> {
                 })
             }
             TICK => Body::Tick,
+            SWEEP => {
+                let sweep: types::sweep_event = copy(bytes)?;
+                Body::Sweep { since_ns: sweep.since_ns }
+            }
             kind => return Err(DecodeError::Kind(kind)),
         };
         Ok(Event { header, body })
@@ -346,6 +399,7 @@ impl<'a> Event<'a> {
                     }
                 );
             }
+            Body::Sweep { since_ns } => put!(SWEEP, 0, sweep_event { since_ns: since_ns }),
             Body::Tick => out.extend_from_slice(plain_bytes(&header(TICK, 0, size_of::<types::event_header>()))),
         }
     }

@@ -30,6 +30,7 @@ plain! {
     exit_event: 32,
     fork_event: 40,
     counters_event: 56,
+    sweep_event: 40,
     socket_tuple: 40,
     conn: 168,
     capture_wish: 24,

@@ -30,6 +30,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_millis(250);
 /// How often the counters of open connections are read.
 const COUNTERS_NS: u64 = 5_000_000_000;
+/// Every so many looks all connections are named.
+const NAME_ALL: u64 = 6;
 /// After so many empty rounds the source counts as idle.
 const IDLE_ROUNDS: u32 = 5;
 
@@ -49,7 +51,7 @@ pub struct Live {
 /// Runs until it is told to stop, then takes what is left and ends the workers.
 pub fn run(live: Live, router: Router) -> Result<()> {
     let router = RefCell::new(router);
-    let mut changes = Changes::default();
+    let mut look = Look::default();
     let (mut next_tick, mut next_counters) = (now_ns(), now_ns());
     seed(&live.listeners, &mut router.borrow_mut());
     {
@@ -61,7 +63,7 @@ pub fn run(live: Live, router: Router) -> Result<()> {
             let now = now_ns();
             if now >= next_counters || stopping {
                 next_counters = now + COUNTERS_NS;
-                let count = counters(&live.table, &mut changes, now, &mut router.borrow_mut())?;
+                let count = look.take(&live.table, now, &mut router.borrow_mut())?;
                 live.connections.store(count as u64, Ordering::Relaxed);
             }
             if now >= next_tick || stopping {
@@ -84,12 +86,31 @@ pub fn run(live: Live, router: Router) -> Result<()> {
     Ok(())
 }
 
-/// Counter records for connections whose counters moved.
-fn counters(table: &ConnectionTable, changes: &mut Changes, now: u64, router: &mut Router) -> Result<usize> {
-    changes.read(table, |counters| {
-        let header = Header { time_ns: now, connection: counters.id, pid: counters.pid, tid: 0 };
-        router.event(&Event { header, body: Body::Counters(counters.totals) });
-    })
+/// The regular look at the kernel's connections.
+#[derive(Default)]
+struct Look {
+    changes: Changes,
+    looks: u64,
+    /// When all connections were named the last time.
+    all_ns: u64,
+}
+
+impl Look {
+    /// Counter records for connections whose counters moved. Now and then all are named: what was not named for two such rounds has
+    /// ended without a word, because its close event was lost.
+    fn take(&mut self, table: &ConnectionTable, now: u64, router: &mut Router) -> Result<usize> {
+        self.looks += 1;
+        let all = self.looks.is_multiple_of(NAME_ALL);
+        let count = self.changes.read(table, all, |counters| {
+            let header = Header { time_ns: now, connection: counters.id, pid: counters.pid, tid: 0 };
+            router.event(&Event { header, body: Body::Counters(counters.totals) });
+        })?;
+        if all {
+            let since_ns = std::mem::replace(&mut self.all_ns, now);
+            router.event(&plain(now, Body::Sweep { since_ns }));
+        }
+        Ok(count)
+    }
 }
 
 /// Listening sockets found at the start become events like those that come later: a replay needs them too.

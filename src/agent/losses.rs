@@ -64,7 +64,12 @@ impl Losses {
     /// By name, zeros included, with what the kernel counted.
     pub fn all(&self, kernel: &Tally) -> BTreeMap<&'static str, u64> {
         let own = NAMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed)));
-        let kernel = [("ring_full", kernel.ring_full), ("connections_full", kernel.connections_full), ("unread", kernel.unread)];
+        let kernel = [
+            ("ring_full", kernel.ring_full),
+            ("connections_full", kernel.connections_full),
+            ("unread", kernel.unread),
+            ("program_missed", kernel.program_missed),
+        ];
         own.chain(kernel).collect()
     }
 }

@@ -156,6 +156,7 @@ impl Publisher {
 
     fn self_metrics(&mut self) -> SelfMetrics {
         let (mut maps, mut programs) = (Vec::new(), Vec::new());
+        let mut missed = 0;
         if let Some(kernel) = &self.kernel {
             match kernel.tallies.read() {
                 Ok(tally) => self.tally = tally,
@@ -170,11 +171,15 @@ impl Publisher {
                 .probes
                 .run_times()
                 .into_iter()
-                .map(|(name, run_time_ns, run_count)| ProgramCost { name: Name::Owned(name), run_time_ns, run_count })
+                .map(|program| {
+                    missed += program.missed;
+                    ProgramCost { name: Name::Owned(program.name), run_time_ns: program.nanoseconds, run_count: program.runs }
+                })
                 .collect();
+            self.tally.program_missed = missed;
         }
         // Every worker sees what concerns all of them: such events are counted once.
-        let shared = [4, 6, 7, 8, 10];
+        let shared = [4, 6, 7, 8, 10, 11];
         let events = EVENT_NAMES
             .into_iter()
             .enumerate()

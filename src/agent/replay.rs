@@ -89,7 +89,7 @@ fn recording(mut file: File, router: &mut Router) -> Result<Tail> {
                 for event in record::records(&bytes) {
                     let event = event.context("a record of impossible length inside a sound chunk")?;
                     while let Some(entry) = facts.first_entry().filter(|entry| *entry.key() <= router.sequence()) {
-                        entry.remove().iter().for_each(|fact| router.fact(fact));
+                        entry.remove().iter().for_each(|fact| router.fact(fact, event));
                     }
                     router.record(event);
                 }

@@ -161,10 +161,14 @@ impl Router {
         }
     }
 
-    /// Tells all workers who a pid is, from the next record on.
-    pub fn fact(&mut self, fact: &Arc<Fact>) {
+    /// Tells who a pid is from `record`, the next one, on: to whoever must see that, as the one who asked when it was recorded.
+    pub fn fact(&mut self, fact: &Arc<Fact>, record: &[u8]) {
         self.flush();
-        for worker in 0..self.workers.len() {
+        let owner = match event::route(record) {
+            Some(Route::Connection(connection)) => Some(connection.worker(self.workers.len())),
+            _ => None,
+        };
+        for worker in (0..self.workers.len()).filter(|worker| owner.is_none_or(|owner| owner == *worker)) {
             self.send(worker, Message::Fact(Arc::clone(fact)), 0);
         }
     }

@@ -57,7 +57,8 @@ pub struct Report {
     pub last: bool,
 }
 
-pub const EVENT_NAMES: [&str; 11] = ["open", "owner", "close", "fail", "listen", "data", "exec", "exit", "fork", "counters", "tick"];
+pub const EVENT_NAMES: [&str; 12] =
+    ["open", "owner", "close", "fail", "listen", "data", "exec", "exit", "fork", "counters", "tick", "sweep"];
 
 type Table<K, V> = HashMap<K, V, RandomState>;
 
@@ -82,6 +83,8 @@ struct About {
     established: bool,
     start_ns: u64,
     connect_ns: u64,
+    /// Time of the last event that named the connection.
+    seen_ns: u64,
     process: Option<Arc<Process>>,
     edge: Option<Edge>,
     /// How often the peer was looked for.
@@ -244,6 +247,7 @@ impl Worker {
             }
             Body::Counters(totals) => {
                 if let Some(entry) = self.connections.get_mut(&header.connection) {
+                    entry.about.seen_ns = header.time_ns;
                     self.around.count(&mut entry.about, entry.talk.protocol(), &totals);
                 }
             }
@@ -261,6 +265,7 @@ impl Worker {
             Body::Exit => around.names.exit(header.pid),
             Body::Fork { child } => around.names.fork(header.pid, child),
             Body::Tick => self.tick(),
+            Body::Sweep { since_ns } => self.sweep(header, since_ns),
         }
     }
 
@@ -279,6 +284,21 @@ impl Worker {
         self.connections.insert(id, Box::new(Entry { talk, about }));
     }
 
+    /// Ends the connections whose close event was lost.
+    fn sweep(&mut self, header: &Header, since_ns: u64) {
+        let mut gone: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, entry)| entry.about.seen_ns < since_ns)
+            .map(|(id, entry)| (*id, entry.about.counted))
+            .collect();
+        gone.sort_unstable_by_key(|(id, _)| *id);
+        for (id, totals) in gone {
+            let header = Header { connection: id, ..*header };
+            self.close(&header, &totals, 0, CloseReason::Unknown);
+        }
+    }
+
     /// Another process uses the connection: an accepted socket was handed on, or its process is only now known.
     fn own(&mut self, id: ConnectionId, process: Option<Arc<Process>>) {
         let Some(entry) = self.connections.get_mut(&id) else { return };
@@ -295,6 +315,7 @@ impl Worker {
             return;
         };
         let Entry { talk, about } = &mut **entry;
+        about.seen_ns = header.time_ns;
         let outcome = talk.data(direction, segment, &mut Out { about, around: &mut self.around });
         if about.role == Role::Unknown {
             about.role = talk.role();
@@ -371,7 +392,7 @@ impl About {
         process: Option<Arc<Process>>,
     ) -> Self {
         let (edge, counted) = (None, Totals::default());
-        Self { id, tuple, role, adopted, established: true, start_ns, connect_ns, process, edge, tries: 0, counted }
+        Self { id, tuple, role, adopted, established: true, seen_ns: start_ns, start_ns, connect_ns, process, edge, tries: 0, counted }
     }
 
     fn unsettle(&mut self) {
@@ -650,6 +671,7 @@ fn kind(body: &Body<'_>) -> usize {
         Body::Fork { .. } => 8,
         Body::Counters(_) => 9,
         Body::Tick => 10,
+        Body::Sweep { .. } => 11,
     }
 }
 

@@ -22,6 +22,7 @@ enum event_kind {
 	EVENT_FORK = 9,	    /* struct fork_event */
 	EVENT_COUNTERS = 10, /* struct counters_event: written by user space from the connection map */
 	EVENT_TICK = 11,    /* struct event_header alone: written by user space, time goes on */
+	EVENT_SWEEP = 12,   /* struct sweep_event: written by user space after a look at all connections */
 };
 
 enum conn_role {
@@ -155,6 +156,12 @@ struct counters_event {
 	__u64 bytes_received;
 	__u32 retransmits;
 	__u32 srtt_us;
+};
+
+/* Connections that no event named since then are gone: their close event was lost. */
+struct sweep_event {
+	struct event_header header;
+	__u64 since_ns;
 };
 
 #endif /* REMORA_EVENTS_H */

@@ -73,6 +73,7 @@ union any_event {
 	struct exit_event exit;
 	struct fork_event fork;
 	struct counters_event counters;
+	struct sweep_event sweep;
 };
 
 union any_event any_event;

@@ -146,8 +146,8 @@ impl Probes {
         Ok(super::table::Tallies::new(MapHandle::try_from(&self.skel.maps.stats).context("taking a handle of the stats map")?))
     }
 
-    /// Per program: name, nanoseconds run and times run. Zeros unless `kernel.bpf_stats_enabled` is set.
-    pub fn run_times(&self) -> Vec<(String, u64, u64)> {
+    /// What the kernel says of each loaded program.
+    pub fn run_times(&self) -> Vec<RunTime> {
         let progs = &self.skel.progs;
         [
             &progs.on_set_state,
@@ -165,10 +165,27 @@ impl Probes {
         .filter_map(|program| {
             let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
             let number = |key: &str| fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
-            Some((program.name().to_string_lossy().into_owned(), number("run_time_ns:")?, number("run_cnt:")?))
+            Some(RunTime {
+                name: program.name().to_string_lossy().into_owned(),
+                nanoseconds: number("run_time_ns:")?,
+                runs: number("run_cnt:")?,
+                // Since 5.12.
+                missed: number("recursion_misses:").unwrap_or(0),
+            })
         })
         .collect()
     }
+}
+
+/// What a program has cost and missed so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunTime {
+    pub name: String,
+    /// Zero, like `runs`, unless `kernel.bpf_stats_enabled` is set.
+    pub nanoseconds: u64,
+    pub runs: u64,
+    /// Runs left out because an interrupt came while the same program ran on the same CPU.
+    pub missed: u64,
 }
 
 /// See `enum wake` in `transport.h`.

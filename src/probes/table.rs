@@ -100,6 +100,8 @@ pub struct Tally {
     pub data: u64,
     pub other: u64,
     pub counted: u64,
+    /// Runs that the kernel left out; not in the map, see `RunTime::missed`.
+    pub program_missed: u64,
 }
 
 impl Tallies {
@@ -115,6 +117,7 @@ impl Tallies {
             data: self.sum(types::tally::STAT_DATA)?,
             other: self.sum(types::tally::STAT_OTHER)?,
             counted: self.sum(types::tally::STAT_COUNTED)?,
+            program_missed: 0,
         })
     }
 
@@ -133,15 +136,16 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Reads the table and calls `each` for every connection whose counters moved.
-    pub fn read(&mut self, table: &ConnectionTable, mut each: impl FnMut(ConnectionCounters)) -> Result<usize> {
+    /// Reads the table and calls `each` for every connection whose counters moved, or with `all` for every one.
+    /// Returns how many there are.
+    pub fn read(&mut self, table: &ConnectionTable, all: bool, mut each: impl FnMut(ConnectionCounters)) -> Result<usize> {
         self.round += 1;
         let round = self.round;
         let mut count = 0;
         table.for_each(|counters| {
             count += 1;
             let known = self.known.entry(counters.id).or_default();
-            if known.0 != counters.totals {
+            if all || known.0 != counters.totals {
                 known.0 = counters.totals;
                 each(counters);
             }
