@@ -1,6 +1,6 @@
 //! How many exchanges a second go through the agent's threads, and what each part of the way costs, with events from memory.
 //!
-//! `cargo bench --bench pipeline -- [--quick] [--rounds N]`
+//! `cargo bench --bench pipeline -- [--quick] [--rounds N] [--part WORDS]`
 //! Needs no privileges. Prints Markdown; progress goes to stderr. Fails when an exchange is missing.
 
 #[path = "../support/mod.rs"]
@@ -50,13 +50,14 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let rounds = arguments.take("--rounds").map(|text| text.parse().context("--rounds")).transpose()?;
+    let wanted = arguments.take("--part").unwrap_or_default();
     arguments.nothing_left()?;
     let rounds: usize = rounds.unwrap_or(if arguments.quick { 1 } else { 9 });
     println!("## Pipeline\n\n{Machine}; medians of {rounds} rounds (least … greatest)\n");
     println!("| recording | part | thousand exchanges/s | ns an exchange | processor ns an exchange | allocations an exchange |");
     println!("|---|---|---|---|---|---|");
     for recording in [Recording::http(REQUESTS), Recording::postgresql(REQUESTS)?] {
-        measure(&recording, rounds)?;
+        measure(&recording, rounds, &wanted)?;
     }
     println!("\nEvery exchange arrived and nothing was lost in any run.");
     Ok(())
@@ -76,7 +77,8 @@ struct Run {
     allocations: u64,
 }
 
-fn measure(recording: &Recording, rounds: usize) -> Result<()> {
+/// `wanted`: only parts whose name has these words.
+fn measure(recording: &Recording, rounds: usize, wanted: &str) -> Result<()> {
     let records: Arc<[u8]> = recording.records.as_slice().into();
     let calls = Calls::of(&recording.records)?;
     let mut router = RouterAlone::new(1);
@@ -88,7 +90,7 @@ fn measure(recording: &Recording, rounds: usize) -> Result<()> {
         let records = Arc::clone(&records);
         move || all_there(&whole(workers, output, Memory { records: Arc::clone(&records), rounds: many })?, recording, many)
     };
-    let mut parts = [
+    let mut parts = vec![
         part("stream and parser", some, recording, || {
             ensure!(calls.play(some) == recording.exchanges * u64::from(some), "the parser found another number of exchanges");
             Ok(())
@@ -103,6 +105,7 @@ fn measure(recording: &Recording, rounds: usize) -> Result<()> {
         part("all, 2 workers", many, recording, whole(2, Output::None)),
         part("all, 1 worker, JSON lines", many, recording, whole(1, Output::Json)),
     ];
+    parts.retain(|part| part.name.contains(wanted));
     // The first time is for what is made once.
     for part in &mut parts {
         (part.play)()?;
@@ -177,6 +180,11 @@ impl Sink for Count {
     fn exchange(&mut self, exchange: &Exchange<'_>) {
         self.0 += 1;
         black_box(exchange);
+    }
+
+    /// As with the table.
+    fn wants_attributes(&self) -> bool {
+        false
     }
 
     fn capture(&mut self, _: Capture) {}

@@ -83,7 +83,7 @@ fn recording(mut file: File, router: &mut Router) -> Result<Tail> {
     file.seek(SeekFrom::Start(0)).context("rewinding the recording")?;
     let mut reader = record::Reader::new(BufReader::with_capacity(1 << 20, &file))?;
     let mut tail = Tail::default();
-    while let Some(chunk) = reader.next() {
+    for chunk in reader.by_ref() {
         match chunk? {
             Chunk::Events { bytes, .. } => {
                 for event in record::records(&bytes) {

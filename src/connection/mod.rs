@@ -167,6 +167,10 @@ impl Sink for Tap<'_> {
         self.out.exchange(exchange);
     }
 
+    fn wants_attributes(&self) -> bool {
+        self.out.wants_attributes()
+    }
+
     fn capture(&mut self, wish: Capture) {
         self.capture = Some(wish);
     }

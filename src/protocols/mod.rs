@@ -63,6 +63,12 @@ pub enum Loss {
 /// Where a parser puts what it understood.
 pub trait Sink {
     fn exchange(&mut self, exchange: &Exchange<'_>);
+
+    /// Whether [`Exchange::attributes`] are looked at. Where they are not, a parser may leave them out, and need not keep what only they show.
+    fn wants_attributes(&self) -> bool {
+        true
+    }
+
     fn capture(&mut self, wish: Capture);
     fn lost(&mut self, loss: Loss);
 }

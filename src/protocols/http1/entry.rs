@@ -30,7 +30,7 @@ const MAX_AGENT: usize = 256;
 const MAX_TRACEPARENT: usize = 128;
 
 pub struct Entry {
-    /// Method, path, host, user agent and traceparent, one after the other; `ends` are their ends.
+    /// Method, path, host, user agent and traceparent, one after the other; `ends` are their ends. Without attributes only the first two.
     text: String,
     ends: [u16; 5],
     port: Option<u16>,
@@ -58,10 +58,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// `text` is an empty string whose memory is used.
-    pub fn new(text: String) -> Self {
+    pub fn new() -> Self {
         Self {
-            text,
+            text: String::new(),
             ends: [0; 5],
             port: None,
             minor: 1,
@@ -83,42 +82,48 @@ impl Entry {
         }
     }
 
-    pub fn into_text(self) -> String {
-        self.text
+    /// As new, but for the memory of its text.
+    pub fn clear(&mut self) {
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        *self = Self { text, ..Self::new() };
     }
 
-    /// Takes the request's head in.
-    pub fn ask(&mut self, head: &RequestHead<'_>, length: usize, start_ns: u64) {
+    pub fn text_capacity(&self) -> usize {
+        self.text.capacity()
+    }
+
+    /// Takes the request's head in. `attributes`: keep what only they show.
+    pub fn ask(&mut self, head: &RequestHead<'_>, length: usize, start_ns: u64, attributes: bool) {
         let target = head::target(head.method, head.target);
-        // The target's authority overrides Host (RFC 9112 section 3.2.2).
-        let (host, port) = head::host_and_port(target.authority.or(head.host).unwrap_or_default());
         if target.path.len() > MAX_PATH {
             self.flags.insert(Flags::TRUNCATED);
         }
-        let traceparent = head.traceparent.filter(|value| value.len() <= MAX_TRACEPARENT).unwrap_or_default();
-        let parts = [
-            (head.method, MAX_METHOD),
-            (target.path, MAX_PATH),
-            (host, MAX_HOST),
-            (head.user_agent.unwrap_or_default(), MAX_AGENT),
-            (traceparent, MAX_TRACEPARENT),
-        ];
-        let parts = parts.map(|(part, longest)| part.get(..longest).unwrap_or(part));
-        self.keep(parts);
+        let method = head.method.get(..MAX_METHOD).unwrap_or(head.method);
+        let path = target.path.get(..MAX_PATH).unwrap_or(target.path);
+        if attributes {
+            // The target's authority overrides Host (RFC 9112 section 3.2.2).
+            let (host, port) = head::host_and_port(target.authority.or(head.host).unwrap_or_default());
+            let agent = head.user_agent.unwrap_or_default();
+            let traceparent = head.traceparent.filter(|value| value.len() <= MAX_TRACEPARENT).unwrap_or_default();
+            self.keep([method, path, host.get(..MAX_HOST).unwrap_or(host), agent.get(..MAX_AGENT).unwrap_or(agent), traceparent]);
+            self.port = port;
+        } else {
+            self.keep([method, path]);
+        }
         self.kind = match head.method {
             b"HEAD" => Kind::Head,
             b"CONNECT" => Kind::Connect,
             _ if head.upgrade => Kind::Upgrade,
             _ => Kind::Plain,
         };
-        self.port = port;
         self.minor = head.minor;
         self.start_ns = start_ns;
         self.request_bytes = length as u64;
         self.asked = true;
     }
 
-    fn keep(&mut self, parts: [&[u8]; 5]) {
+    fn keep<const N: usize>(&mut self, parts: [&[u8]; N]) {
         let mut bytes = std::mem::take(&mut self.text).into_bytes();
         for (part, end) in parts.into_iter().zip(&mut self.ends) {
             bytes.extend_from_slice(part);
@@ -126,7 +131,7 @@ impl Entry {
         }
         // One check for all; a character cannot begin in one part and end in the next unless one of them is not UTF-8.
         match String::from_utf8(bytes) {
-            Ok(text) if self.ends.iter().all(|&end| text.is_char_boundary(usize::from(end))) => self.text = text,
+            Ok(text) if self.ends.iter().take(N).all(|&end| text.is_char_boundary(usize::from(end))) => self.text = text,
             _ => {
                 for (part, end) in parts.into_iter().zip(&mut self.ends) {
                     self.text.push_str(&String::from_utf8_lossy(part));
@@ -159,6 +164,11 @@ impl Entry {
         self.status.is_none_or(|status| status == 408)
     }
 
+    /// The side is not known here: a 4xx is the client's error and an answer of a healthy server, so only 5xx count.
+    fn failed(&self) -> bool {
+        self.status.is_some_and(|status| status >= 500)
+    }
+
     fn text(&self, index: usize) -> &str {
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         let end = self.ends.get(index).copied().unwrap_or(0);
@@ -166,12 +176,36 @@ impl Entry {
     }
 
     pub fn emit(&self, adopted: bool, out: &mut dyn Sink) {
-        let (method, path, host, agent, traceparent) = (self.text(0), self.text(1), self.text(2), self.text(3), self.text(4));
+        let (method, path) = (self.text(0), self.text(1));
         let digits = self.status.map(|status| [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8));
         let status = digits.as_ref().and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();
-        // The side is not known here: a 4xx is the client's error and an answer of a healthy server, so only 5xx count.
-        let failed = self.status.is_some_and(|status| status >= 500);
         let mut attributes: SmallVec<[(&'static str, Value<'_>); 12]> = SmallVec::new();
+        if out.wants_attributes() {
+            self.attributes(status, &mut attributes);
+        }
+        let first_byte_ns = self.status.map(|_| self.first_byte_ns);
+        // With two threads on one socket the response can carry the earlier time.
+        let start_ns = first_byte_ns.map_or(self.start_ns, |first| first.min(self.start_ns));
+        let flags = if adopted { self.flags | Flags::ADOPTED } else { self.flags };
+        out.exchange(&Exchange {
+            protocol: Protocol::Http,
+            start_ns,
+            first_byte_ns,
+            end_ns: self.end_ns.max(start_ns),
+            operation: method,
+            resource: path,
+            status,
+            error: self.failed() || self.status.is_none(),
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            flags,
+            attributes: &attributes,
+        });
+    }
+
+    /// `status` as text.
+    fn attributes<'a>(&'a self, status: &'a str, attributes: &mut SmallVec<[(&'static str, Value<'a>); 12]>) {
+        let (method, path, host, agent, traceparent) = (self.text(0), self.text(1), self.text(2), self.text(3), self.text(4));
         if KNOWN_METHODS.contains(&method) {
             attributes.push(("http.request.method", Value::Text(method)));
         } else {
@@ -183,7 +217,7 @@ impl Entry {
         if let Some(status) = self.status {
             attributes.push(("http.response.status_code", Value::Int(i64::from(status))));
         }
-        if failed {
+        if self.failed() {
             attributes.push(("error.type", Value::Text(status)));
         }
         if !host.is_empty() {
@@ -205,23 +239,5 @@ impl Entry {
         if !traceparent.is_empty() {
             attributes.push(("traceparent", Value::Text(traceparent)));
         }
-        let first_byte_ns = self.status.map(|_| self.first_byte_ns);
-        // With two threads on one socket the response can carry the earlier time.
-        let start_ns = first_byte_ns.map_or(self.start_ns, |first| first.min(self.start_ns));
-        let flags = if adopted { self.flags | Flags::ADOPTED } else { self.flags };
-        out.exchange(&Exchange {
-            protocol: Protocol::Http,
-            start_ns,
-            first_byte_ns,
-            end_ns: self.end_ns.max(start_ns),
-            operation: method,
-            resource: path,
-            status,
-            error: failed || self.status.is_none(),
-            request_bytes: self.request_bytes,
-            response_bytes: self.response_bytes,
-            flags,
-            attributes: &attributes,
-        });
     }
 }

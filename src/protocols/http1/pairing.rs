@@ -23,7 +23,7 @@ const TRIAL_ROUNDS: u8 = 2;
 /// A response can be reported before its request by so much: two threads, one of them held up between the socket and its return.
 const RACE_NS: u64 = 1_000_000_000;
 
-/// Texts kept for coming requests, and how large each may stay.
+/// Entries kept for coming requests, and how large the text of each may stay.
 const MAX_SPARE: usize = 64;
 const SPARE_CAPACITY: usize = 1024;
 
@@ -40,7 +40,7 @@ enum Trust {
 
 pub struct Pairing {
     /// The first `asked` have a request head, the first `answered` a final response head.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Box<Entry>>,
     asked: usize,
     answered: usize,
     /// The last asked entry's request is under way; otherwise what flows is of no entry.
@@ -52,7 +52,9 @@ pub struct Pairing {
     trust: Trust,
     adopted: bool,
     asked_before: bool,
-    spare: Vec<String>,
+    /// Boxed like `entries`: an entry is filled where it lies, and never moved.
+    #[allow(clippy::vec_box, reason = "moving an entry costs more than parsing a header line")]
+    spare: Vec<Box<Entry>>,
 }
 
 impl Pairing {
@@ -131,7 +133,7 @@ impl Pairing {
                 self.trust = Trust::Trial(0);
             } else {
                 if let Some(entry) = self.entries.get_mut(self.asked) {
-                    entry.ask(head, length, at.first_ns);
+                    entry.ask(head, length, at.first_ns, out.wants_attributes());
                     self.asked += 1;
                     self.asking = true;
                 }
@@ -198,20 +200,20 @@ impl Pairing {
                 return;
             }
         }
-        let mut entry = Entry::new(self.spare.pop().unwrap_or_default());
+        let mut entry = self.fresh();
         entry.held = held;
-        entry.ask(head, length, at.first_ns);
+        entry.ask(head, length, at.first_ns, out.wants_attributes());
         self.entries.push_back(entry);
         self.asked += 1;
         self.asking = true;
     }
 
     fn asking_entry(&mut self) -> Option<&mut Entry> {
-        if self.asking { self.entries.get_mut(self.asked.checked_sub(1)?) } else { None }
+        if self.asking { self.entries.get_mut(self.asked.checked_sub(1)?).map(|entry| &mut **entry) } else { None }
     }
 
     fn answering_entry(&mut self) -> Option<&mut Entry> {
-        if self.answering { self.entries.get_mut(self.answered.checked_sub(1)?) } else { None }
+        if self.answering { self.entries.get_mut(self.answered.checked_sub(1)?).map(|entry| &mut **entry) } else { None }
     }
 
     /// Bytes of the request under way, of which `body` are content.
@@ -261,8 +263,8 @@ impl Pairing {
                 self.trust = Trust::Trial(0);
                 return;
             }
-            let spare = self.spare.pop().unwrap_or_default();
-            self.entries.push_back(Entry::new(spare));
+            let entry = self.fresh();
+            self.entries.push_back(entry);
         }
         if let Some(entry) = self.entries.get_mut(self.answered) {
             entry.answer(head.status, length, at);
@@ -416,11 +418,14 @@ impl Pairing {
         }
     }
 
-    fn recycle(&mut self, entry: Entry) {
-        let mut text = entry.into_text();
-        if self.spare.len() < MAX_SPARE && text.capacity() <= SPARE_CAPACITY {
-            text.clear();
-            self.spare.push(text);
+    fn fresh(&mut self) -> Box<Entry> {
+        self.spare.pop().unwrap_or_else(|| Box::new(Entry::new()))
+    }
+
+    fn recycle(&mut self, mut entry: Box<Entry>) {
+        if self.spare.len() < MAX_SPARE && entry.text_capacity() <= SPARE_CAPACITY {
+            entry.clear();
+            self.spare.push(entry);
         }
     }
 }
