@@ -2,7 +2,10 @@
 //!
 //! Knows nothing of who made the bytes: the kernel, a recording, or the packet room.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    mem::offset_of,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use plain::Plain;
 
@@ -90,11 +93,12 @@ pub enum Body<'a> {
         unread: bool,
         payload: &'a [u8],
     },
+    /// Both texts are borrowed, NUL-padded, at most 128 bytes: an event is passed on by value, and most are small.
     Exec {
         cgroup_id: u64,
         comm: Text<16>,
-        filename: Text<128>,
-        argv0: Text<128>,
+        filename: &'a [u8],
+        argv0: &'a [u8],
     },
     Exit,
     Fork {
@@ -130,20 +134,22 @@ pub struct Text<const N: usize>(pub [u8; N]);
 impl<const N: usize> Text<N> {
     /// Cut to fit.
     pub fn new(text: &str) -> Self {
-        let mut bytes = [0; N];
-        let length = text.len().min(N.saturating_sub(1));
-        bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-        Self(bytes)
+        Self(padded(&text.as_bytes()[..text.len().min(N.saturating_sub(1))]))
     }
 
     pub fn to_string_lossy(&self) -> String {
-        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(N);
-        String::from_utf8_lossy(&self.0[..end]).into_owned()
+        text_lossy(&self.0)
     }
 
     pub fn is_empty(&self) -> bool {
         self.0[0] == 0
     }
+}
+
+/// A NUL-padded string of the kernel up to its end.
+pub fn text_lossy(padded: &[u8]) -> String {
+    let text = padded.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 impl<const N: usize> std::fmt::Debug for Text<N> {
@@ -279,7 +285,13 @@ impl<'a> Event<'a> {
             }
             EXEC => {
                 let exec: types::exec_event = copy(bytes)?;
-                Body::Exec { cgroup_id: exec.cgroup_id, comm: Text(exec.comm), filename: Text(exec.filename), argv0: Text(exec.argv0) }
+                let text = |begin: usize, length: usize| bytes.get(begin..begin + length).ok_or(DecodeError::Short(bytes.len()));
+                Body::Exec {
+                    cgroup_id: exec.cgroup_id,
+                    comm: Text(exec.comm),
+                    filename: text(offset_of!(types::exec_event, filename), exec.filename.len())?,
+                    argv0: text(offset_of!(types::exec_event, argv0), exec.argv0.len())?,
+                }
             }
             EXIT => Body::Exit,
             FORK => {
@@ -383,7 +395,8 @@ impl<'a> Event<'a> {
                 );
             }
             Body::Exec { cgroup_id, comm, filename, argv0 } => {
-                put!(EXEC, 0, exec_event { cgroup_id: cgroup_id, comm: comm.0, filename: filename.0, argv0: argv0.0 });
+                let (filename, argv0) = (padded(filename), padded(argv0));
+                put!(EXEC, 0, exec_event { cgroup_id: cgroup_id, comm: comm.0, filename: filename, argv0: argv0 });
             }
             Body::Exit => put!(EXIT, 0, exit_event {}),
             Body::Fork { child } => put!(FORK, 0, fork_event { child: child }),
@@ -403,6 +416,14 @@ impl<'a> Event<'a> {
             Body::Tick => out.extend_from_slice(plain_bytes(&header(TICK, 0, size_of::<types::event_header>()))),
         }
     }
+}
+
+/// Filled up with NUL, or cut to fit.
+fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
+    let mut bytes = [0; N];
+    let length = text.len().min(N);
+    bytes[..length].copy_from_slice(&text[..length]);
+    bytes
 }
 
 /// The bytes of a layout without implicit padding (`skel.rs` checks the sizes).

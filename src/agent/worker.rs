@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::Sides,
     connection::{Connection, stream::Segment},
-    event::{Body, CloseReason, Event, Header, Text, Totals, Tuple},
+    event::{Body, CloseReason, Event, Header, Text, Totals, Tuple, text_lossy},
     export::{
         error_name,
         json::{self, ConnectionView, ExchangeView, PartyView, ProcessView},
@@ -260,7 +260,7 @@ impl Worker {
             }
             Body::Listen { local, netns, closed, .. } => around.listen(header, local, netns, closed),
             Body::Exec { cgroup_id, comm, filename, argv0 } => {
-                around.names.exec(header.pid, &comm.to_string_lossy(), &filename.to_string_lossy(), &argv0.to_string_lossy(), cgroup_id)
+                around.names.exec(header.pid, &comm.to_string_lossy(), &text_lossy(filename), &text_lossy(argv0), cgroup_id)
             }
             Body::Exit => around.names.exit(header.pid),
             Body::Fork { child } => around.names.fork(header.pid, child),
@@ -639,6 +639,11 @@ impl Sink for Out<'_> {
             },
         );
         around.lines.mark(around.sequence);
+    }
+
+    /// Lines show them; the service map does not count them.
+    fn wants_attributes(&self) -> bool {
+        self.around.options.lines
     }
 
     /// The connection keeps this to itself.
