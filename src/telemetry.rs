@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn own_use_of_memory_is_seen_to_grow() {
         let before = SelfUsage::read().unwrap();
-        let block = vec![1_u8; 32 << 20];
+        // The compiler must not find out that nobody needs it.
+        let block = std::hint::black_box(vec![1_u8; 32 << 20]);
         let after = SelfUsage::read().unwrap();
         assert!(after.resident_bytes > before.resident_bytes + (16 << 20), "{before:?} {after:?}");
         assert!(after.cpu_user + after.cpu_system >= before.cpu_user + before.cpu_system);
