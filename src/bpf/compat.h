@@ -21,9 +21,8 @@
  * dereferenced in place, at the price of a load; before, it takes a helper
  * call. The branch that the kernel cannot run is removed at load.
  */
-#define LOAD(ptr, field)                                                                          \
-	(bpf_ksym_exists(bpf_rdonly_cast) ? bpf_core_cast((ptr), typeof(*(ptr)))->field :         \
-					    BPF_CORE_READ((ptr), field))
+#define LOAD(ptr, field) \
+	(bpf_ksym_exists(bpf_rdonly_cast) ? bpf_core_cast((ptr), typeof(*(ptr)))->field : BPF_CORE_READ((ptr), field))
 
 /*
  * The registers with which a task entered the running system call. The

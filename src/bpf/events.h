@@ -11,18 +11,18 @@
 #define REMORA_EVENTS_H
 
 enum event_kind {
-	EVENT_OPEN = 1,	    /* struct open_event */
-	EVENT_OWNER = 2,    /* struct owner_event: another process uses the connection now */
-	EVENT_CLOSE = 3,    /* struct close_event */
-	EVENT_FAIL = 4,	    /* struct fail_event */
-	EVENT_LISTEN = 5,   /* struct listen_event */
-	EVENT_DATA = 6,	    /* struct data_event + payload */
-	EVENT_EXEC = 7,	    /* struct exec_event */
-	EVENT_EXIT = 8,	    /* struct exit_event */
-	EVENT_FORK = 9,	    /* struct fork_event */
+	EVENT_OPEN = 1,	     /* struct open_event */
+	EVENT_OWNER = 2,     /* struct owner_event: another process uses the connection now */
+	EVENT_CLOSE = 3,     /* struct close_event */
+	EVENT_FAIL = 4,	     /* struct fail_event */
+	EVENT_LISTEN = 5,    /* struct listen_event */
+	EVENT_DATA = 6,	     /* struct data_event + payload */
+	EVENT_EXEC = 7,	     /* struct exec_event */
+	EVENT_EXIT = 8,	     /* struct exit_event */
+	EVENT_FORK = 9,	     /* struct fork_event */
 	EVENT_COUNTERS = 10, /* struct counters_event: written by user space from the connection map */
-	EVENT_TICK = 11,    /* struct event_header alone: written by user space, time goes on */
-	EVENT_SWEEP = 12,   /* struct sweep_event: written by user space after a look at all connections */
+	EVENT_TICK = 11,     /* struct event_header alone: written by user space, time goes on */
+	EVENT_SWEEP = 12,    /* struct sweep_event: written by user space after a look at all connections */
 };
 
 enum conn_role {
@@ -42,10 +42,10 @@ enum close_reason {
 
 /* event_header.flags */
 enum event_flag {
-	EVENT_SENT = 1,	    /* data: sent by the watched process; else received */
-	EVENT_ADOPTED = 2,  /* open: the connection is older than the agent */
-	EVENT_CLOSED = 4,   /* listen: the socket stopped listening */
-	EVENT_UNREAD = 8,   /* data: the payload could not be read (lengths-only call or a fault) */
+	EVENT_SENT = 1,	   /* data: sent by the watched process; else received */
+	EVENT_ADOPTED = 2, /* open: the connection is older than the agent */
+	EVENT_CLOSED = 4,  /* listen: the socket stopped listening */
+	EVENT_UNREAD = 8,  /* data: the payload could not be read (lengths-only call or a fault) */
 };
 
 #define ADDRESS_LEN 16
@@ -103,8 +103,8 @@ struct close_event {
 	__u64 calls_received;
 	__u32 retransmits; /* segments */
 	__u32 srtt_us;
-	__u32 error;  /* errno of the socket, 0 on a clean close */
-	__u8 reason;  /* enum close_reason */
+	__u32 error; /* errno of the socket, 0 on a clean close */
+	__u8 reason; /* enum close_reason */
 	__u8 _pad[3];
 };
 

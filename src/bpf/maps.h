@@ -10,7 +10,7 @@ enum conn_flag {
 	CONN_ANNOUNCED = 1, /* user space has its open event */
 	CONN_ADOPTED = 2,   /* older than the agent */
 	CONN_IGNORED = 4,   /* the agent's own, or filtered out for good */
-	CONN_QUIET = 8,    /* the side that is not watched: its life is reported, its data is not */
+	CONN_QUIET = 8,	    /* the side that is not watched: its life is reported, its data is not */
 };
 
 enum first_fin {
@@ -30,13 +30,13 @@ struct conn {
 	__u64 id; /* 0 until both ports are known */
 	struct socket_tuple tuple;
 	__u64 cgroup_id;
-	__u64 start_ns;	  /* SYN sent at; after ESTABLISHED: established at */
-	__u64 connect_ns; /* clients only */
+	__u64 start_ns;		    /* SYN sent at; after ESTABLISHED: established at */
+	__u64 connect_ns;	    /* clients only */
 	struct flow_state flows[2]; /* [0] received, [1] sent */
-	__u32 pid; /* 0: not known yet */
+	__u32 pid;		    /* 0: not known yet */
 	__u32 tid;
 	__u32 retransmits_base; /* segments retransmitted before adoption */
-	__u32 retransmits;	/* segments retransmitted since, and the smoothed round-trip time, as of the last data */
+	__u32 retransmits; /* segments retransmitted since, and the smoothed round-trip time, as of the last data */
 	__u32 srtt_us;
 	__u8 role;	/* enum conn_role */
 	__u8 flags;	/* enum conn_flag */

@@ -24,7 +24,7 @@ struct settings {
 	__u8 _pad[2];
 	__u32 capture_len; /* bytes captured of each call until user space says otherwise, <= CAPTURE_MAX */
 	__u32 _pad2;
-	__u64 wake_bytes;  /* waiting bytes in the ring that wake a sleeping reader */
+	__u64 wake_bytes; /* waiting bytes in the ring that wake a sleeping reader */
 };
 
 const volatile struct settings settings __weak = {

@@ -65,7 +65,8 @@ static __always_inline void on_mmsg(__u64 sk, __u64 vector, __u32 messages, bool
 		if (i >= messages)
 			break;
 		if (!bpf_probe_read_user(&size, sizeof(size),
-					 (void *)(vector + i * sizeof(struct mmsghdr) + offsetof(struct mmsghdr, msg_len))))
+					 (void *)(vector + i * sizeof(struct mmsghdr) +
+						  offsetof(struct mmsghdr, msg_len))))
 			call.behind += size;
 	}
 	for (i = 0; i < MMSG_MAX; i++) {
@@ -74,7 +75,8 @@ static __always_inline void on_mmsg(__u64 sk, __u64 vector, __u32 messages, bool
 
 		if (i >= messages)
 			break;
-		if (bpf_probe_read_user(&size, sizeof(size), (void *)(header + offsetof(struct mmsghdr, msg_len))) || !size)
+		if (bpf_probe_read_user(&size, sizeof(size), (void *)(header + offsetof(struct mmsghdr, msg_len))) ||
+		    !size)
 			continue;
 		call.size = size;
 		call.behind -= size;

@@ -6,9 +6,9 @@
 #include "maps.h"
 
 enum wake {
-	WAKE_NEVER = 0,	      /* the reader is at work */
-	WAKE_ON_BYTES = 1,    /* it sleeps for a moment: wake it only if the ring fills up */
-	WAKE_ON_FIRST = 2,    /* it sleeps until something happens */
+	WAKE_NEVER = 0,	   /* the reader is at work */
+	WAKE_ON_BYTES = 1, /* it sleeps for a moment: wake it only if the ring fills up */
+	WAKE_ON_FIRST = 2, /* it sleeps until something happens */
 };
 
 /* enum wake. Set by the reader before it sleeps, cleared by whoever wakes it. */

@@ -59,17 +59,18 @@ pub fn others(connection: u64, time_ns: u64) -> Vec<Vec<u8>> {
     let local = Endpoint { address: IpAddr::from([0, 0, 0, 0]), port: 80 };
     let remote = Endpoint { address: IpAddr::from([10, 0, 0, 9]), port: 5432 };
     let tuple = Tuple { local, remote, netns: 1 };
-    let (comm, argv0) = (Text::new("server"), Text::new("server: worker"));
+    let comm = Text::new("server");
     let totals = Totals { bytes_sent: 1, bytes_received: 2, retransmits: 0, srtt_us: 9 };
     [
         Body::Owner { cgroup_id: 8, comm },
         Body::Fail { tuple, cgroup_id: 8, elapsed_ns: 1_000, error: 111, comm },
         Body::Listen { local, netns: 1, cgroup_id: 8, comm, closed: false },
-        Body::Exec { cgroup_id: 8, comm, filename: Text::new("/usr/sbin/server"), argv0 },
+        Body::Exec { cgroup_id: 8, comm, filename: b"/usr/sbin/server", argv0: b"server: worker" },
         Body::Exit,
         Body::Fork { child: 44 },
         Body::Counters(totals),
         Body::Tick,
+        Body::Sweep { since_ns: 1 },
     ]
     .map(|body| encoded(connection, time_ns, body))
     .to_vec()
