@@ -175,6 +175,7 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     for (name, cost) in [
         ("sock_send_length", "the socket hooks (Linux 6.3)"),
         ("sock_recv_length", "the socket hooks (Linux 6.3)"),
+        ("tcp_rcv_space_adjust", "the socket hooks (what is spliced out of a socket)"),
         ("sys_exit", "the syscalls hooks"),
         ("inet_sock_set_state", "everything: no connection would be seen to open, close or fail"),
         ("tcp_destroy_sock", "everything: the end of a socket would not be seen"),

@@ -79,11 +79,12 @@ pub struct Features {
 }
 
 /// The tracepoints that hooks may use, and their folder in tracefs.
-pub const TRACEPOINTS: [(&str, &str); 8] = [
+pub const TRACEPOINTS: [(&str, &str); 9] = [
     ("sock", "sock_send_length"),
     ("sock", "sock_recv_length"),
     ("sock", "inet_sock_set_state"),
     ("tcp", "tcp_destroy_sock"),
+    ("tcp", "tcp_rcv_space_adjust"),
     ("sched", "sched_process_exec"),
     ("sched", "sched_process_exit"),
     ("sched", "sched_process_fork"),

@@ -93,7 +93,7 @@ pub fn missing(features: &Features, family: HookFamily) -> Vec<String> {
     // tp_btf programs of a tracepoint that is not there keep the whole object from being loaded.
     const LIFE: [&str; 5] = ["inet_sock_set_state", "tcp_destroy_sock", "sched_process_exec", "sched_process_exit", "sched_process_fork"];
     let data: &[&str] = match family {
-        HookFamily::Socket => &["sock_send_length", "sock_recv_length"],
+        HookFamily::Socket => &["sock_send_length", "sock_recv_length", "tcp_rcv_space_adjust"],
         HookFamily::Syscalls => &["sys_exit"],
     };
     if features.btf == BtfSource::Kernel {
