@@ -82,6 +82,7 @@ static __always_inline struct wish read_wish(const struct conn *conn, bool sent)
  */
 __weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
 {
+	struct iovec batch[IOVEC_BATCH];
 	volatile __u32 *total;
 	__u32 i;
 
@@ -90,21 +91,36 @@ __weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, 
 	total = &scratch->event.captured;
 	*total = 0;
 	for (i = 0; i < IOVEC_MAX; i++) {
+		struct iovec *piece = &batch[i & (IOVEC_BATCH - 1)];
 		__u32 copied = *total;
-		struct iovec piece;
 		__u32 len;
 
 		if (i >= pieces || copied >= limit)
 			break;
-		if (bpf_probe_read_user(&piece, sizeof(piece), (void *)(base + i * sizeof(piece))))
-			return -1;
-		len = piece.iov_len > limit - copied ? limit - copied : piece.iov_len;
+		if (piece == batch) {
+			__u64 left = (pieces - i) * sizeof(*piece);
+
+			if (bpf_probe_read_user(batch, clamp_len(left, sizeof(batch)),
+						(void *)(base + i * sizeof(*piece))))
+				return -1;
+		}
+		len = piece->iov_len > limit - copied ? limit - copied : piece->iov_len;
 		len = clamp_len(len, CAPTURE_MAX);
-		if (bpf_probe_read_user(scratch->payload + (copied & (CAPTURE_MAX - 1)), len, piece.iov_base))
+		if (bpf_probe_read_user(scratch->payload + (copied & (CAPTURE_MAX - 1)), len, piece->iov_base))
 			return -1;
 		*total = copied + len;
 	}
 	return *total;
+}
+
+/* As submit_flags, but looks at the ring only once in a while: its positions are shared with the reader and dear to read. */
+static __always_inline __u64 data_flags(struct scratch *scratch, __u32 length)
+{
+	scratch->since_look += length;
+	if (reader_wake == WAKE_ON_BYTES && scratch->since_look < settings.wake_bytes >> WAKE_LOOK_LOG2)
+		return BPF_RB_NO_WAKEUP;
+	scratch->since_look = 0;
+	return submit_flags();
 }
 
 static __always_inline void emit_data(const struct conn *conn, __u64 offset, __u32 size, bool sent,
@@ -149,7 +165,8 @@ static __always_inline void emit_data(const struct conn *conn, __u64 offset, __u
 	event->offset = offset;
 	event->size = size;
 	event->captured = captured;
-	if (bpf_ringbuf_output(&events, scratch, clamp_len(length, sizeof(*event) + CAPTURE_MAX), submit_flags()))
+	if (bpf_ringbuf_output(&events, scratch, clamp_len(length, sizeof(*event) + CAPTURE_MAX),
+			       data_flags(scratch, length)))
 		count(STAT_RING_FULL);
 	else
 		count(STAT_DATA);

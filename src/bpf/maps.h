@@ -100,6 +100,8 @@ struct {
 struct scratch {
 	struct data_event event;
 	__u8 payload[2 * CAPTURE_MAX];
+	__u32 since_look; /* bytes written since the ring's fill was looked at */
+	__u32 _pad;
 };
 
 struct {

@@ -7,6 +7,10 @@
 #define CAPTURE_MAX 32768
 /* Most pieces of one scattered or gathered call that are read. */
 #define IOVEC_MAX 32
+/* Of these so many are read at a time. A power of two. */
+#define IOVEC_BATCH 8
+/* A CPU looks at the ring's fill after 1/2^n of wake_bytes. */
+#define WAKE_LOOK_LOG2 3
 /* Most messages of one recvmmsg or sendmmsg that are read. */
 #define MMSG_MAX 16
 /* Slots of the capture control table. A power of two. */
