@@ -30,7 +30,7 @@ table::settings! {
         pid: Vec<u32> = vec![], list(number(1..=u64::from(u32::MAX))), "PID";
         /// Watch only connections with one of these ports, local or remote; repeatable
         port: Vec<u16> = vec![], list(number(1..=65535)), "PORT";
-        /// Where both ends of a connection are on this host, which of them are watched
+        /// Sockets that are watched: those that accepted connections (server), those that opened them (client), or both
         sides: Sides = Sides::Both, choice(), "SIDES";
         /// Stop after this time; none runs until a signal
         duration: Option<Duration> = None, optional("none", duration()), "TIME";
