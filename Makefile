@@ -30,6 +30,7 @@ demo: build deps-test ## remora run beside a small real workload on loopback, re
 # One build, that of the release: what is tested is what runs, and the dependencies are compiled once. The tests on the kernel come
 # last and one by one: the agent sees the whole machine.
 test: deps-test rust ## everything: parsers, hostile bytes, command line, then real programs on this kernel
+	$(CARGO) test --release --no-run
 	$(CARGO) test --release --lib --bins
 	$(CARGO) test --release --test architecture --test cli
 	$(CARGO) test --release --test hostile -- --test-threads=1
