@@ -23,6 +23,8 @@ const FILES: u64 = 4;
 const UNHARMED: u64 = 0x5a5a_5a5a_0000_0000;
 /// Between two requests of the unharmed connection.
 const EVERY: u64 = 100;
+/// `EVENT_SWEEP` of `src/bpf/events.h`.
+const SWEEP: u8 = 12;
 /// The most that the program may ever hold. Its tables take some 60 MiB when they are full.
 const RESIDENT_KIB: i64 = 256 << 10;
 
@@ -34,6 +36,10 @@ fn damage(record: &mut Vec<u8>, random: &mut Random) {
     }
     let length = record.len() as u32;
     record[..4].copy_from_slice(&length.to_ne_bytes());
+    // A sweep says that connections are gone: whatever it says, it would be believed, also of the unharmed one.
+    if record[4] == SWEEP {
+        record[4] = u8::MAX;
+    }
 }
 
 /// Writes a recording with its share of the inputs; the number of undamaged requests in it.
