@@ -148,7 +148,7 @@ fn call(from_client: bool, bytes: &[u8]) -> Call {
 fn parse_call(line: &str) -> Call {
     let (mut bytes, mut rest) = (Vec::new(), line.get(2..).unwrap_or_default());
     while let Some(at) = rest.find('\\') {
-        bytes.extend_from_slice(rest[..at].as_bytes());
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
         let code = rest.get(at + 2..at + 4).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match code.filter(|_| rest[at + 1..].starts_with('x')) {
             Some(byte) => {

@@ -37,6 +37,7 @@ use crate::{
     export::{
         Name, Published,
         json::{self, ReadyView, SummaryView},
+        terminal,
     },
     probes::{
         features::Features,
@@ -172,11 +173,11 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     stop.store(true, Ordering::Release);
     finish(&events, &pipeline, &mut publisher)?;
     let elapsed_ns = drain::now_ns().saturating_sub(start_ns);
-    publisher.publish(false);
+    publisher.publish(true);
     table_stop.store(true, Ordering::Release);
     let lost = publisher.lost();
     let ending = lost.clone();
-    pipeline.join(move || Taped::End { elapsed_ns, lost: owned(&ending) });
+    let joined = pipeline.join(move || Taped::End { elapsed_ns, lost: owned(&ending) });
     // The thread of the services is gone with the runtime, or with the process.
     let _ = shutdown.send(true);
     for helper in helpers {
@@ -185,7 +186,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
         }
     }
     summarise(config, &publisher, &owned(&lost), elapsed_ns)?;
-    outcome.map(|()| Exit::Done)
+    outcome.and(joined).map(|()| Exit::Done)
 }
 
 /// Replays a recording or a capture file through the same workers. Needs no privileges and no kernel.
@@ -227,7 +228,7 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
             },
         }
     }
-    pipeline.join(|| Taped::End { elapsed_ns: 0, lost: BTreeMap::new() });
+    let joined = pipeline.join(|| Taped::End { elapsed_ns: 0, lost: BTreeMap::new() });
     let _ = shutdown.send(true);
     let _ = helper.join();
     if let Ok(Control::SourceEnded(tail)) = events.try_recv() {
@@ -248,8 +249,12 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
         let own = lost.entry(reason).or_default();
         *own = count.max(*own);
     }
+    if config.output == Output::Table {
+        let table = terminal::plain(&published.load(), None, terminal::Sort::Rate);
+        io::stdout().lock().write_all(table.as_bytes()).context("printing the table")?;
+    }
     summarise(config, &publisher, &lost, tail.elapsed_ns)?;
-    Ok(Exit::Done)
+    joined.map(|()| Exit::Done)
 }
 
 /// A worker that knows of processes what it is told.

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -182,7 +182,10 @@ pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
 
 impl Pipeline {
     /// Ends the recording, if there is one, and waits for all threads: call it when every worker has sent its last report.
-    pub fn join(self, end: impl FnOnce() -> Taped) {
+    ///
+    /// # Errors
+    /// A thread panicked: what is shown is not all there was.
+    pub fn join(self, end: impl FnOnce() -> Taped) -> Result<()> {
         // A worker whose last report nobody waited for must not wait for room.
         drop(self.reports);
         let mut threads = vec![self.source];
@@ -194,12 +197,14 @@ impl Pipeline {
             drop(sender);
             threads.push(thread);
         }
+        let mut panicked = Ok(());
         for thread in threads {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {
-                tracing::error!("thread {name} panicked");
+                panicked = Err(anyhow!("thread {name} panicked: this is a fault of Remora"));
             }
         }
+        panicked
     }
 }
 

@@ -54,7 +54,7 @@ pub fn pipeline(config: &Config, memory: Memory) -> Result<Outcome> {
         let report = running.reports.iter().find(|report| report.last).context("a worker ended without a report")?;
         outcome.exchanges += exchanges(&report);
     }
-    running.join(|| Taped::End { elapsed_ns: 0, lost: BTreeMap::new() });
+    running.join(|| Taped::End { elapsed_ns: 0, lost: BTreeMap::new() })?;
     outcome.lost = losses.all(&Tally::default());
     Ok(outcome)
 }
