@@ -123,6 +123,49 @@ static __always_inline __u64 data_flags(struct scratch *scratch, __u32 length)
 	return submit_flags();
 }
 
+static __always_inline void fill_data(struct data_event *event, const struct conn *conn, __u64 offset, __u32 size,
+				      __u32 captured, __u8 flags, __u64 pid_tgid)
+{
+	event->header.length = sizeof(*event) + captured;
+	event->header.kind = EVENT_DATA;
+	event->header.flags = flags;
+	event->header._pad = 0;
+	event->header.time_ns = bpf_ktime_get_ns();
+	event->header.connection_id = conn->id;
+	event->header.pid = pid_tgid >> 32;
+	event->header.tid = pid_tgid;
+	event->offset = offset;
+	event->size = size;
+	event->captured = captured;
+}
+
+/*
+ * A short call from one buffer goes straight into the ring: one copy less. The
+ * verifier wants a constant size there, so the record's own length says how
+ * much of it is used. False: not such a call, or no room.
+ */
+static __always_inline bool emit_short(const struct conn *conn, __u64 offset, __u32 size, bool sent,
+				       const struct user_data *data, __u32 limit, __u64 pid_tgid)
+{
+	__u32 captured = size < limit ? size : limit;
+	struct short_event *record;
+
+	if (captured > SHORT_MAX || !data->base || data->count)
+		return false;
+	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+	if (!record)
+		return false;
+	if (bpf_probe_read_user(record->payload, clamp_len(captured, SHORT_MAX), (void *)data->base)) {
+		/* emit_data tries again, and counts */
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		return false;
+	}
+	fill_data(&record->event, conn, offset, size, captured, sent ? EVENT_SENT : 0, pid_tgid);
+	bpf_ringbuf_submit(record, submit_flags());
+	count(STAT_DATA);
+	return true;
+}
+
 static __always_inline void emit_data(const struct conn *conn, __u64 offset, __u32 size, bool sent,
 				      const struct user_data *data, __u32 limit, __u64 pid_tgid)
 {
@@ -154,17 +197,7 @@ static __always_inline void emit_data(const struct conn *conn, __u64 offset, __u
 		captured = 0;
 	}
 	length = sizeof(*event) + captured;
-	event->header.length = length;
-	event->header.kind = EVENT_DATA;
-	event->header.flags = flags;
-	event->header._pad = 0;
-	event->header.time_ns = bpf_ktime_get_ns();
-	event->header.connection_id = conn->id;
-	event->header.pid = pid_tgid >> 32;
-	event->header.tid = pid_tgid;
-	event->offset = offset;
-	event->size = size;
-	event->captured = captured;
+	fill_data(event, conn, offset, size, captured, flags, pid_tgid);
 	if (bpf_ringbuf_output(&events, scratch, clamp_len(length, sizeof(*event) + CAPTURE_MAX),
 			       data_flags(scratch, length)))
 		count(STAT_RING_FULL);
@@ -227,7 +260,8 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 		count(STAT_COUNTED);
 		return;
 	}
-	emit_data(conn, end - size, size, sent, data, wish.limit, pid_tgid);
+	if (!emit_short(conn, end - size, size, sent, data, wish.limit, pid_tgid))
+		emit_data(conn, end - size, size, sent, data, wish.limit, pid_tgid);
 }
 
 #endif /* REMORA_DATA_H */

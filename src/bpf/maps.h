@@ -91,6 +91,13 @@ struct {
 	__type(value, struct capture_wish);
 } wishes __weak SEC(".maps");
 
+/* A data record as it is reserved in the ring for a short call. */
+#define SHORT_MAX 512
+struct short_event {
+	struct data_event event;
+	__u8 payload[SHORT_MAX];
+};
+
 /*
  * Key: CPU. A data record is put together here before it is copied to the
  * ring: ring records are reserved in constant sizes only. The data hooks run

@@ -15,6 +15,7 @@ use nix::{
 };
 
 use super::load::Wake;
+use crate::event;
 
 /// So many records at a time: under a load that never lets the ring run empty the reader has other things to do, too.
 pub const ROUND: usize = 16_384;
@@ -43,7 +44,8 @@ impl<'a> Reader<'a> {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(events, move |record| {
-                on_record(record);
+                // A record may be shorter than what was reserved for it.
+                on_record(event::record_len(record).map_or(record, |length| &record[..length]));
                 0
             })
             .context("adding the ring buffer")?;
