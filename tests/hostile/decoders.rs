@@ -43,10 +43,10 @@ fn the_event_decoder_survives_a_million_mutated_records_and_allocates_nothing() 
 fn recording() -> Vec<u8> {
     let header = Header { hostname: "ship".into(), kernel_release: "6.12".into(), agent_version: "0".into(), ..Header::default() };
     let mut writer = Writer::new(Vec::new(), &header).expect("begin");
-    let records = events::others(9, 1_000).concat();
-    writer.events(0, &records).expect("write events");
+    let records = events::others(9, 1_000);
+    writer.events(0, &records.concat()).expect("write events");
     writer.losses(&[("ring_full".to_owned(), 3)].into()).expect("write losses");
-    writer.events(8, &events::samples()[8]).expect("write events");
+    writer.events(records.len() as u64, &events::samples()[8]).expect("write events");
     let mut recording = writer.finish(5, &[("ring_full".to_owned(), 3)].into()).expect("end");
     let process = serde_json::json!({ "pid": 42, "comm": "client", "executable": "/bin/client", "command": null,
         "container": { "id": "c0ffee", "runtime": "docker", "name": "shop", "image": null } });
