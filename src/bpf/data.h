@@ -144,8 +144,8 @@ static __always_inline void fill_data(struct data_event *event, const struct con
  * verifier wants a constant size there, so the record's own length says how
  * much of it is used. False: not such a call, or no room.
  */
-static __always_inline bool emit_short(const struct conn *conn, __u64 offset, __u32 size, bool sent,
-				       const struct user_data *data, __u32 limit, __u64 pid_tgid)
+static __always_inline bool emit_short(struct scratch *scratch, const struct conn *conn, __u64 offset, __u32 size,
+				       bool sent, const struct user_data *data, __u32 limit, __u64 pid_tgid)
 {
 	__u32 captured = size < limit ? size : limit;
 	struct short_event *record;
@@ -161,24 +161,19 @@ static __always_inline bool emit_short(const struct conn *conn, __u64 offset, __
 		return false;
 	}
 	fill_data(&record->event, conn, offset, size, captured, sent ? EVENT_SENT : 0, pid_tgid);
-	bpf_ringbuf_submit(record, submit_flags());
+	bpf_ringbuf_submit(record, data_flags(scratch, sizeof(*record)));
 	count(STAT_DATA);
 	return true;
 }
 
-static __always_inline void emit_data(const struct conn *conn, __u64 offset, __u32 size, bool sent,
-				      const struct user_data *data, __u32 limit, __u64 pid_tgid)
+static __always_inline void emit_data(struct scratch *scratch, const struct conn *conn, __u64 offset, __u32 size,
+				      bool sent, const struct user_data *data, __u32 limit, __u64 pid_tgid)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
 	__u32 captured = clamp_len(size < limit ? size : limit, CAPTURE_MAX);
 	__u8 flags = sent ? EVENT_SENT : 0;
-	struct data_event *event;
+	struct data_event *event = &scratch->event;
 	__u32 length;
 
-	if (!scratch)
-		return;
-	event = &scratch->event;
 	if (!data->base) {
 		captured = 0;
 		flags |= EVENT_UNREAD;
@@ -214,10 +209,12 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 	__u64 key = (__u64)sk;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 pid = pid_tgid >> 32;
+	struct scratch *scratch;
 	struct flow_state *flow;
 	struct conn *conn;
 	struct wish wish;
 	bool known;
+	__u32 cpu;
 	__u64 end;
 
 	conn = bpf_map_lookup_elem(&conns, &key);
@@ -260,8 +257,12 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 		count(STAT_COUNTED);
 		return;
 	}
-	if (!emit_short(conn, end - size, size, sent, data, wish.limit, pid_tgid))
-		emit_data(conn, end - size, size, sent, data, wish.limit, pid_tgid);
+	cpu = bpf_get_smp_processor_id();
+	scratch = bpf_map_lookup_elem(&scratches, &cpu);
+	if (!scratch)
+		return;
+	if (!emit_short(scratch, conn, end - size, size, sent, data, wish.limit, pid_tgid))
+		emit_data(scratch, conn, end - size, size, sent, data, wish.limit, pid_tgid);
 }
 
 #endif /* REMORA_DATA_H */
