@@ -1,5 +1,5 @@
 //! The live source: empties the ring, adds ticks and the counters of long-lived connections, and routes it all.
-//! Never parses, never waits for a worker.
+//! Never parses, and waits for a worker only so long as the ring can be expected to hold what comes meanwhile.
 
 use std::{
     cell::RefCell,

@@ -7,7 +7,8 @@
 //!   └─ pieces ─► tape (writes the recording)       spent ◄─── workers give empty batches back
 //! ```
 //!
-//! All channels are bounded. A full one is a counted loss, except where the source is a file or memory, which can wait.
+//! All channels are bounded. A full one makes its sender wait: for a moment with a live source, then it is a counted loss; for as long as
+//! it takes where the source is a file or memory.
 
 use std::{
     cell::Cell,
@@ -114,7 +115,7 @@ pub fn control() -> (Sender<Control>, Receiver<Control>) {
 /// Starts source, workers, output and recording.
 pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
     let count = plan.workers.len();
-    let patience = if matches!(plan.source, Source::Live(_)) { Patience::Drop } else { Patience::Wait };
+    let patience = if matches!(plan.source, Source::Live(_)) { Patience::Brief } else { Patience::Wait };
     let (spent, empty) = bounded::<Batch>(MESSAGES * 2);
     let (report, reports) = bounded(count * 4);
     let (round, rounds) = bounded::<Lines>(ROUNDS);
@@ -288,7 +289,7 @@ impl Outlets {
         lines.worker = round.worker;
         match self.patience {
             Patience::Wait => drop(rounds.send(round)),
-            Patience::Drop => {
+            Patience::Brief => {
                 // The queues before this worker and the ring hold what comes meanwhile. A reader that stays away costs one wait, not many.
                 let patience = if self.output_stalled.get() { Duration::ZERO } else { OUTPUT_WAIT };
                 let refused = rounds.send_timeout(round, patience).err().map(|error| error.into_inner().index.len() as u64);

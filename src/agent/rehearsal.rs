@@ -91,7 +91,7 @@ impl RouterAlone {
     pub fn new(workers: usize) -> Self {
         let (senders, messages) = (0..workers).map(|_| bounded(64)).unzip();
         let (spent, empty) = bounded(64);
-        let router = Router::new(senders, empty, None, Patience::Drop, false, Arc::default());
+        let router = Router::new(senders, empty, None, Patience::Wait, false, Arc::default());
         Self { router, messages, spent }
     }
 

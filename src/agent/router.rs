@@ -1,6 +1,6 @@
 //! Numbers event records and hands them, in batches, to the workers that own their connections. Never parses.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
@@ -68,13 +68,19 @@ pub struct Router {
     announce_rounds: bool,
     losses: Arc<Losses>,
     scratch: Vec<u8>,
+    /// The worker had no room for its last batch.
+    stalled: Vec<bool>,
 }
+
+/// How long a live source waits for a worker whose queue is full.
+const WORKER_WAIT: Duration = Duration::from_millis(500);
 
 /// What to do when a queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Drop and count: the kernel does not wait.
-    Drop,
+    /// Wait a little, then drop and count: what comes meanwhile stays in the kernel's ring, which costs nothing until it is full, too. A
+    /// worker that stays away costs one wait, not many.
+    Brief,
     /// Wait: a file does.
     Wait,
 }
@@ -89,9 +95,9 @@ impl Router {
         losses: Arc<Losses>,
     ) -> Self {
         let batches = workers.iter().map(|_| Batch::default()).collect();
-        let counts = vec![0; workers.len()];
+        let (counts, stalled) = (vec![0; workers.len()], vec![false; workers.len()]);
         let tape = tape.map(|tape| (tape, Vec::new()));
-        Self { workers, batches, counts, spent, sequence: 0, tape, patience, announce_rounds, losses, scratch: Vec::new() }
+        Self { workers, batches, counts, spent, sequence: 0, tape, patience, announce_rounds, losses, scratch: Vec::new(), stalled }
     }
 
     /// Takes one record. What is no record is counted and left out.
@@ -182,11 +188,15 @@ impl Router {
         }
     }
 
-    fn send(&self, worker: usize, message: Message, records: u64) {
+    fn send(&mut self, worker: usize, message: Message, records: u64) {
         let dropped = match self.patience {
             Patience::Wait => self.workers[worker].send(message).is_err(),
-            Patience::Drop => self.workers[worker].try_send(message).is_err(),
+            Patience::Brief => {
+                let patience = if self.stalled[worker] { Duration::ZERO } else { WORKER_WAIT };
+                self.workers[worker].send_timeout(message, patience).is_err()
+            }
         };
+        self.stalled[worker] = dropped;
         if dropped {
             self.losses.add(Reason::ChannelFull, records);
         }

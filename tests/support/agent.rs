@@ -1,7 +1,7 @@
 //! The agent as a child process: started with JSON lines, waited for until it is ready, stopped by SIGINT, read to its summary.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::Read,
     net::SocketAddr,
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
@@ -40,7 +40,28 @@ pub fn remora() -> Command {
 /// Debug builds load and drain slower, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type Lines = Arc<(Mutex<(Report, Vec<u8>)>, Condvar)>;
+type Lines = Arc<(Mutex<Output>, Condvar)>;
+
+/// What the agent wrote. Only kept as it comes in: reading it takes longer than writing it does, and a reader that falls behind is a load
+/// of its own on the agent.
+#[derive(Default)]
+struct Output {
+    stdout: Vec<u8>,
+    /// So much of it is in the report.
+    read: usize,
+    report: Report,
+}
+
+impl Output {
+    /// The report with all lines that are whole.
+    fn report(&mut self) -> &Report {
+        let whole = self.stdout.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1).max(self.read);
+        let lines = std::str::from_utf8(&self.stdout[self.read..whole]).expect("UTF-8");
+        lines.lines().for_each(|line| self.report.take(line));
+        self.read = whole;
+        &self.report
+    }
+}
 
 pub struct Agent {
     process: Process,
@@ -85,10 +106,7 @@ impl Agent {
         let listen = self.listen;
         loop {
             let ready = if by_line {
-                let (report, told) = (&self.lines.0, &self.lines.1);
-                let guard = report.lock().expect("lines");
-                let (guard, _) = told.wait_timeout_while(guard, Duration::from_millis(50), |lines| lines.0.ready.is_none()).expect("lines");
-                guard.0.ready.is_some()
+                self.wait(Duration::from_millis(50), |report| report.ready.is_some())
             } else {
                 std::thread::sleep(Duration::from_millis(10));
                 http::get(listen, "/readyz").is_ok_and(|response| response.status == 200)
@@ -142,9 +160,13 @@ impl Agent {
     /// Waits until what was reported so far satisfies the condition.
     #[track_caller]
     pub fn wait_for(&self, what: &str, condition: impl Fn(&Report) -> bool) {
+        assert!(self.wait(PATIENCE, condition), "waited {PATIENCE:?} in vain for {what}");
+    }
+
+    fn wait(&self, time: Duration, condition: impl Fn(&Report) -> bool) -> bool {
         let guard = self.lines.0.lock().expect("lines");
-        let (_guard, timeout) = self.lines.1.wait_timeout_while(guard, PATIENCE, |lines| !condition(&lines.0)).expect("lines");
-        assert!(!timeout.timed_out(), "waited {PATIENCE:?} in vain for {what}");
+        let (_guard, timeout) = self.lines.1.wait_timeout_while(guard, time, |output| !condition(output.report())).expect("lines");
+        !timeout.timed_out()
     }
 
     /// SIGINT, and all that was written until the end.
@@ -155,8 +177,9 @@ impl Agent {
         let stop_took = begin.elapsed();
         self.reader.take().expect("stopped once").join().expect("read the lines");
         let stderr = self.stderr.take().expect("stopped once").join().expect("read stderr");
-        let (report, stdout) = std::mem::take(&mut *self.lines.0.lock().expect("lines"));
-        Stopped { report, stdout, stderr, status, stop_took }
+        let mut output = std::mem::take(&mut *self.lines.0.lock().expect("lines"));
+        output.report();
+        Stopped { report: output.report, stdout: output.stdout, stderr, status, stop_took }
     }
 
     /// Stops, and holds the agent to a good end.
@@ -174,16 +197,16 @@ impl Agent {
     }
 }
 
-fn read_lines(stdout: std::process::ChildStdout, lines: Lines) -> JoinHandle<()> {
+fn read_lines(mut stdout: std::process::ChildStdout, lines: Lines) -> JoinHandle<()> {
     let read = move || {
-        let mut stdout = BufReader::with_capacity(1 << 20, stdout);
-        let mut line = Vec::new();
-        while stdout.read_until(b'\n', &mut line).expect("read the agent's output") > 0 {
-            let mut guard = lines.0.lock().expect("lines");
-            guard.0.take(std::str::from_utf8(&line).expect("UTF-8").trim_end());
-            guard.1.extend_from_slice(&line);
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let length = stdout.read(&mut piece).expect("read the agent's output");
+            if length == 0 {
+                break;
+            }
+            lines.0.lock().expect("lines").stdout.extend_from_slice(&piece[..length]);
             lines.1.notify_all();
-            line.clear();
         }
     };
     std::thread::Builder::new().name("agent-lines".into()).spawn(read).expect("start a thread")
