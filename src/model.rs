@@ -101,7 +101,14 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     Http,
+    Http2,
+    Grpc,
+    Websocket,
     Postgresql,
+    Mysql,
+    Redis,
+    Amqp,
+    Dns,
     /// Encrypted: only bytes and connection metrics are known.
     Tls,
     /// Nothing that a parser claims.
@@ -109,12 +116,31 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    pub const ALL: [Protocol; 4] = [Protocol::Http, Protocol::Postgresql, Protocol::Tls, Protocol::Unknown];
+    pub const ALL: [Protocol; 11] = [
+        Protocol::Http,
+        Protocol::Http2,
+        Protocol::Grpc,
+        Protocol::Websocket,
+        Protocol::Postgresql,
+        Protocol::Mysql,
+        Protocol::Redis,
+        Protocol::Amqp,
+        Protocol::Dns,
+        Protocol::Tls,
+        Protocol::Unknown,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Http => "http",
+            Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
+            Protocol::Websocket => "websocket",
             Protocol::Postgresql => "postgresql",
+            Protocol::Mysql => "mysql",
+            Protocol::Redis => "redis",
+            Protocol::Amqp => "amqp",
+            Protocol::Dns => "dns",
             Protocol::Tls => "tls",
             Protocol::Unknown => "unknown",
         }

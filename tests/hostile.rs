@@ -70,7 +70,7 @@ struct Connection {
 
 impl Connection {
     fn new(definition: &Definition, adopted: bool) -> Self {
-        Self { parser: (definition.parser)(Opening { adopted }), streams: Default::default(), time_ns: 1 }
+        Self { parser: (definition.parser)(Opening { adopted, ..Opening::default() }), streams: Default::default(), time_ns: 1 }
     }
 
     /// Feeds one message in the pieces, and with the losses, that `random` chooses; false when the parser wants no more.

@@ -4,9 +4,11 @@
 mod detect;
 pub mod stream;
 
+use std::net::IpAddr;
+
 use crate::{
     model::{Direction, Exchange, Flow, Protocol, Role, Wish},
-    protocols::{Capture, Loss, Opening, Parser, Sink},
+    protocols::{Capture, Loss, Opening, Parser, Sink, Transport},
 };
 use detect::{Detector, Verdict};
 use stream::{Segment, Stream};
@@ -83,7 +85,7 @@ impl Connection {
                     let mid_stream = self.adopted || detector.begin(Direction::Sent) > 0 || detector.begin(Direction::Received) > 0;
                     let mut parsing = Parsing {
                         protocol: definition.protocol,
-                        parser: (definition.parser)(Opening { adopted: mid_stream }),
+                        parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream }),
                         sent,
                         streams: [
                             Stream::starting_at(detector.begin(Direction::Sent)),
@@ -177,5 +179,13 @@ impl Sink for Tap<'_> {
 
     fn lost(&mut self, loss: Loss) {
         self.out.lost(loss);
+    }
+
+    fn server_name(&mut self, name: &str) {
+        self.out.server_name(name);
+    }
+
+    fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
+        self.out.resolved(name, address, ttl_s);
     }
 }

@@ -10,6 +10,8 @@ pub mod reader;
 pub mod testing;
 pub mod tls;
 
+use std::net::IpAddr;
+
 use crate::model::{Exchange, Flow, Protocol};
 
 /// When the bytes handed to a parser were seen, in nanoseconds of the event clock.
@@ -71,13 +73,31 @@ pub trait Sink {
 
     fn capture(&mut self, wish: Capture);
     fn lost(&mut self, loss: Loss);
+
+    /// The client named the server of this connection (TLS server name): what to call an end of which only the address is known.
+    fn server_name(&mut self, _name: &str) {}
+
+    /// The name `name` was answered with `address`, valid for `ttl_s` seconds.
+    fn resolved(&mut self, _name: &str, _address: IpAddr, _ttl_s: u32) {}
+}
+
+/// How the bytes of a conversation travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP: one stream of bytes in each direction; calls cut it anywhere.
+    #[default]
+    Stream,
+    /// UDP: each call is one message. `parse` gets each datagram once, whole or cut at its end by the capture limit, whatever it answers;
+    /// there are no gaps, skips or ends, and either flow may lack messages.
+    Datagrams,
 }
 
 /// How a connection came to its parser.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     /// The stream began before it was watched: the first bytes may be of any place in a conversation.
     pub adopted: bool,
+    pub transport: Transport,
 }
 
 /// A protocol's state for one connection.
@@ -98,6 +118,9 @@ pub trait Parser: Send {
 
     /// The connection closed: nothing more comes. Emits what is left (a body delimited by close, requests that stay unanswered).
     fn close(&mut self, at_ns: u64, out: &mut dyn Sink);
+
+    /// Time goes on: called about once a second where [`Definition::waits`], so that a missing answer is noticed without further bytes.
+    fn tick(&mut self, _now_ns: u64, _out: &mut dyn Sink) {}
 }
 
 /// How much the first bytes of a flow look like a protocol.
@@ -116,10 +139,21 @@ pub enum Likeness {
 /// A protocol as detection sees it.
 pub struct Definition {
     pub protocol: Protocol,
+    /// What it is looked for in.
+    pub transports: &'static [Transport],
+    /// Its parser wants to hear of the passing of time.
+    pub waits: bool,
     /// Judges the first bytes seen of a flow (from a call's begin, but with an adopted connection of any place in the conversation).
     pub likeness: fn(Flow, &[u8]) -> Likeness,
     /// Makes the state for a connection.
     pub parser: fn(Opening) -> Box<dyn Parser>,
+}
+
+impl Definition {
+    /// A protocol of TCP that answers without being reminded.
+    pub const fn stream(protocol: Protocol, likeness: fn(Flow, &[u8]) -> Likeness, parser: fn(Opening) -> Box<dyn Parser>) -> Self {
+        Self { protocol, transports: &[Transport::Stream], waits: false, likeness, parser }
+    }
 }
 
 /// All protocols, the cheapest and surest to tell first.

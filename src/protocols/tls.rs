@@ -3,7 +3,7 @@
 use super::{At, Capture, Definition, Likeness, Opening, Parser, Sink, Step};
 use crate::model::{Flow, Protocol};
 
-pub const DEFINITION: Definition = Definition { protocol: Protocol::Tls, likeness, parser: |_: Opening| Box::new(Ciphertext) };
+pub const DEFINITION: Definition = Definition::stream(Protocol::Tls, likeness, |_: Opening| Box::new(Ciphertext));
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;

@@ -2,6 +2,7 @@
 //! Every process started here is stopped here, by its own pid.
 
 pub mod agent;
+pub mod capture;
 pub mod cgroup;
 pub mod exchange;
 pub mod http;

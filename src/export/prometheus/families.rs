@@ -50,6 +50,18 @@ families! {
     DB_CLIENT: Histogram "db_client_operation_duration", Some(Unit::Seconds),
         ["client", "server", "server_address", "server_port", "db_system_name", "db_operation_name", "error_type"],
         "Duration of database operations, from the first byte of the request to the last of the answer.";
+    RPC_SERVER: Histogram "rpc_server_duration", Some(Unit::Seconds),
+        ["client", "server", "server_address", "server_port", "rpc_system", "rpc_method", "rpc_grpc_status_code", "error_type"],
+        "Duration of remote procedure calls as the server's socket saw them.";
+    RPC_CLIENT: Histogram "rpc_client_duration", Some(Unit::Seconds),
+        ["client", "server", "server_address", "server_port", "rpc_system", "rpc_method", "rpc_grpc_status_code", "error_type"],
+        "Duration of remote procedure calls as the client's socket saw them.";
+    MESSAGING_CLIENT: Histogram "messaging_client_operation_duration", Some(Unit::Seconds),
+        ["client", "server", "server_address", "server_port", "messaging_system", "messaging_operation_name", "error_type"],
+        "Duration of messaging operations: of a publish until it was confirmed, of a delivery until it was settled.";
+    DNS_LOOKUP: Histogram "dns_lookup_duration", Some(Unit::Seconds),
+        ["client", "server", "server_address", "server_port", "dns_question_type", "error_type"],
+        "Duration of DNS lookups.";
 
     GRAPH_REQUESTS: Counter "traces_service_graph_request", None, ["client", "server", "connection_type"],
         "Requests between two workloads.";

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Labels, Measure, Page, families as f};
+use super::{
+    Labels, Measure, Page,
+    families::{self as f, Family},
+};
 use crate::{
     export::{Published, SelfMetrics, error_name},
     model::{Protocol, Side, WorkloadKind},
@@ -13,9 +16,14 @@ pub(super) fn fill(page: &mut Page<'_>, published: &Published) {
     let snapshot = &published.snapshot;
     for edge in &snapshot.edges {
         match edge.key.protocol {
-            Protocol::Http => http(page, edge),
-            Protocol::Postgresql => database(page, edge),
-            Protocol::Tls | Protocol::Unknown => {}
+            Protocol::Http | Protocol::Http2 => http(page, edge),
+            Protocol::Grpc => rpc(page, edge),
+            Protocol::Postgresql | Protocol::Mysql | Protocol::Redis => {
+                client_operations(page, edge, &f::DB_CLIENT, Some(edge.key.protocol.name()))
+            }
+            Protocol::Amqp => client_operations(page, edge, &f::MESSAGING_CLIENT, Some("rabbitmq")),
+            Protocol::Dns => client_operations(page, edge, &f::DNS_LOOKUP, None),
+            Protocol::Websocket | Protocol::Tls | Protocol::Unknown => {}
         }
         service_graph(page, edge);
         tcp(page, edge);
@@ -41,11 +49,23 @@ fn http(page: &mut Page<'_>, edge: &Edge) {
     }
 }
 
-fn database(page: &mut Page<'_>, edge: &Edge) {
+fn rpc(page: &mut Page<'_>, edge: &Edge) {
+    for (family, side) in [(&f::RPC_SERVER, Side::Server), (&f::RPC_CLIENT, Side::Client)] {
+        for series in seen_by(edge, side).iter().flat_map(|counts| &counts.series) {
+            let mut labels = peers(edge);
+            labels.extend(["grpc".to_owned(), series.operation.to_string(), series.status.to_string(), error_type(series)]);
+            page.add(family, labels, Measure::Histogram(series.durations.clone()));
+        }
+    }
+}
+
+/// Families that know no sides: `system` is what the client spoke to.
+fn client_operations(page: &mut Page<'_>, edge: &Edge, family: &'static Family, system: Option<&str>) {
     for series in edge.seen_by(edge.side).iter().flat_map(|counts| &counts.series) {
         let mut labels = peers(edge);
-        labels.extend([edge.key.protocol.name().to_owned(), series.operation.to_string(), error_type(series)]);
-        page.add(&f::DB_CLIENT, labels, Measure::Histogram(series.durations.clone()));
+        labels.extend(system.map(str::to_owned));
+        labels.extend([series.operation.to_string(), error_type(series)]);
+        page.add(family, labels, Measure::Histogram(series.durations.clone()));
     }
 }
 
@@ -55,8 +75,9 @@ fn service_graph(page: &mut Page<'_>, edge: &Edge) {
     }
     // The words that Tempo's service graphs use.
     let connection_type = match edge.key.protocol {
-        Protocol::Postgresql => "database",
-        Protocol::Http | Protocol::Tls | Protocol::Unknown => "",
+        Protocol::Postgresql | Protocol::Mysql | Protocol::Redis => "database",
+        Protocol::Amqp => "messaging_system",
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Websocket | Protocol::Dns | Protocol::Tls | Protocol::Unknown => "",
     };
     let labels = || vec![name(&edge.key.client), name(&edge.key.server), connection_type.to_owned()];
     page.add(&f::GRAPH_REQUESTS, labels(), Measure::Counter(edge.requests));

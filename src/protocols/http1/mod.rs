@@ -22,7 +22,7 @@ use crate::{
     protocols::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step},
 };
 
-pub const DEFINITION: Definition = Definition { protocol: Protocol::Http, likeness, parser };
+pub const DEFINITION: Definition = Definition::stream(Protocol::Http, likeness, parser);
 
 fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
     head::likeness(flow, bytes)
@@ -69,7 +69,7 @@ struct Http1 {
 }
 
 impl Http1 {
-    fn new(Opening { adopted }: Opening) -> Self {
+    fn new(Opening { adopted, .. }: Opening) -> Self {
         let place = if adopted { Place::Lost } else { Place::Head };
         let lanes = [Lane { place, scanned: 0 }, Lane { place, scanned: 0 }];
         Self { lanes, pairing: Pairing::new(adopted), understood: false, adopted, switched: false }

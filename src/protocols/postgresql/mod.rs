@@ -16,8 +16,7 @@ use session::{Asked, Reply, Request, Session};
 use super::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step, reader::Reader};
 use crate::model::{Flags, Flow, Protocol};
 
-pub const DEFINITION: Definition =
-    Definition { protocol: Protocol::Postgresql, likeness, parser: |opening| Box::new(Postgresql::new(opening)) };
+pub const DEFINITION: Definition = Definition::stream(Protocol::Postgresql, likeness, |opening| Box::new(Postgresql::new(opening)));
 
 fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
     match flow {

@@ -1,51 +1,15 @@
 //! Conversations recorded from PostgreSQL 15 with its own clients and psycopg2, beside what must come out of them.
-//!
-//! `tests/data/postgresql/*.txt`: one call a line, `>` from the client, `<` from the server, other than printable bytes as `\xNN`.
-//! `UPDATE_GOLDEN=1` writes the `.json` files anew.
 
-use std::{fs, path::PathBuf};
-
-use super::{ADOPT, Call, OPEN, play};
-use crate::{
-    model::Flow,
-    protocols::testing::{OwnedExchange, OwnedValue},
+use super::{ADOPT, OPEN, play};
+use crate::protocols::testing::{
+    OwnedExchange,
+    golden::{self, Call},
 };
 
-fn directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/postgresql")
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        match (byte, rest.first()) {
-            (b'\\', Some(b'x')) => {
-                bytes.push(u8::from_str_radix(std::str::from_utf8(&rest[1..3]).unwrap(), 16).unwrap());
-                rest = &rest[3..];
-            }
-            (b'\\', Some(_)) => {
-                bytes.push(rest[0]);
-                rest = &rest[1..];
-            }
-            _ => bytes.push(byte),
-        }
-    }
-    bytes
-}
+const DIRECTORY: &str = "postgresql";
 
 pub fn calls(name: &str) -> Vec<Call> {
-    let text = fs::read_to_string(directory().join(format!("{name}.txt"))).unwrap();
-    parse_calls(&text)
-}
-
-pub fn parse_calls(text: &str) -> Vec<Call> {
-    let call = |line: &str| {
-        let flow = if line.starts_with('>') { Flow::Request } else { Flow::Response };
-        (flow, unescape(&line[2..]))
-    };
-    text.lines().map(call).collect()
+    golden::calls(DIRECTORY, name)
 }
 
 pub const NAMES: [&str; 13] = [
@@ -64,39 +28,12 @@ pub const NAMES: [&str; 13] = [
     "rust_driver",
 ];
 
-fn json(exchange: &OwnedExchange) -> String {
-    let attributes: serde_json::Map<String, serde_json::Value> = exchange
-        .attributes
-        .iter()
-        .map(|(name, value)| {
-            let value = match value {
-                OwnedValue::Text(text) => text.as_str().into(),
-                OwnedValue::Int(int) => (*int).into(),
-                OwnedValue::Bool(bool) => (*bool).into(),
-            };
-            ((*name).to_owned(), value)
-        })
-        .collect();
-    serde_json::json!({
-        "start_ns": exchange.start_ns, "first_byte_ns": exchange.first_byte_ns, "end_ns": exchange.end_ns,
-        "operation": exchange.operation, "resource": exchange.resource, "status": exchange.status, "error": exchange.error,
-        "request_bytes": exchange.request_bytes, "response_bytes": exchange.response_bytes,
-        "flags": exchange.flags.names().collect::<Vec<_>>(), "attributes": attributes,
-    })
-    .to_string()
-}
-
 #[test]
 fn recorded_conversations_give_the_expected_exchanges() {
     for name in NAMES {
         let seen = play(OPEN, &calls(name));
         assert_eq!(seen.losses, [], "{name}");
-        let lines: String = seen.exchanges.iter().map(|exchange| json(exchange) + "\n").collect();
-        let path = directory().join(format!("{name}.json"));
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&path, &lines).unwrap();
-        }
-        assert_eq!(lines, fs::read_to_string(&path).unwrap(), "{name}");
+        let lines = golden::assert_gives(DIRECTORY, name, &seen.exchanges);
         assert!(!lines.contains("hunter2") && !lines.contains("SCRAM"), "{name}: a secret came out");
     }
 }

@@ -3,18 +3,13 @@ mod golden;
 mod sql;
 
 use super::DEFINITION;
-use crate::{
-    model::Flow,
-    protocols::{
-        Opening,
-        testing::{Collected, Conversation},
-    },
+use crate::protocols::{
+    Opening, Transport,
+    testing::{Collected, Conversation, golden::Call},
 };
 
-pub type Call = (Flow, Vec<u8>);
-
-pub const OPEN: Opening = Opening { adopted: false };
-pub const ADOPT: Opening = Opening { adopted: true };
+pub const OPEN: Opening = Opening { adopted: false, transport: Transport::Stream };
+pub const ADOPT: Opening = Opening { adopted: true, transport: Transport::Stream };
 
 pub fn conversation(opening: Opening) -> Conversation {
     if opening.adopted { Conversation::adopted(DEFINITION.parser, 0) } else { Conversation::opened(DEFINITION.parser) }

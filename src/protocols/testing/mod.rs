@@ -1,4 +1,8 @@
 //! A conversation as parser tests see it: both flows of one connection, fed call by call through the real streams, and all that came out.
+//! Recorded conversations are in `golden`, what no conversation may lead to is in `proof`.
+
+pub mod golden;
+pub mod proof;
 
 use crate::{
     connection::stream::{NotMine, Segment, Stream},
@@ -117,12 +121,12 @@ impl Conversation {
 
     /// A connection watched from its first byte.
     pub fn opened(parser: fn(Opening) -> Box<dyn Parser>) -> Self {
-        Self::new(parser(Opening { adopted: false }), 0)
+        Self::new(parser(Opening::default()), 0)
     }
 
     /// A connection older than the agent: the first byte seen of each flow has this position.
     pub fn adopted(parser: fn(Opening) -> Box<dyn Parser>, position: u64) -> Self {
-        Self::new(parser(Opening { adopted: true }), position)
+        Self::new(parser(Opening { adopted: true, ..Opening::default() }), position)
     }
 
     fn new(parser: Box<dyn Parser>, position: u64) -> Self {
