@@ -8,8 +8,12 @@ CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 BUILD_PACKAGES := ca-certificates clang llvm libelf-dev zlib1g-dev pkg-config make gcc libc6-dev
+# A server and two clients of different make for each protocol.
+SERVER_PACKAGES := nghttp2-server nghttp2-client caddy python3-h2 python3-httpx python3-grpcio python3-websockets python3-aiohttp \
+	golang-go golang-google-grpc-dev golang-goprotobuf-dev rabbitmq-server amqp-tools python3-pika \
+	mariadb-server mariadb-client python3-pymysql redis-server redis-tools python3-redis unbound bind9-dnsutils python3-dnspython
 TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump bpftool \
-	python3 python3-psycopg2
+	python3 python3-psycopg2 $(SERVER_PACKAGES)
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
