@@ -85,7 +85,7 @@ impl Connection {
                     let mid_stream = self.adopted || detector.begin(Direction::Sent) > 0 || detector.begin(Direction::Received) > 0;
                     let mut parsing = Parsing {
                         protocol: definition.protocol,
-                        parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream }),
+                        parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream, raw: false }),
                         sent,
                         streams: [
                             Stream::starting_at(detector.begin(Direction::Sent)),

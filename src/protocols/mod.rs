@@ -98,6 +98,8 @@ pub struct Opening {
     /// The stream began before it was watched: the first bytes may be of any place in a conversation.
     pub adopted: bool,
     pub transport: Transport,
+    /// The user wants statements, keys and query strings of this protocol as they are. Credentials are left out all the same.
+    pub raw: bool,
 }
 
 /// A protocol's state for one connection.

@@ -8,8 +8,8 @@ use crate::protocols::{
     testing::{Collected, Conversation, golden::Call},
 };
 
-pub const OPEN: Opening = Opening { adopted: false, transport: Transport::Stream };
-pub const ADOPT: Opening = Opening { adopted: true, transport: Transport::Stream };
+pub const OPEN: Opening = Opening { adopted: false, transport: Transport::Stream, raw: false };
+pub const ADOPT: Opening = Opening { adopted: true, transport: Transport::Stream, raw: false };
 
 pub fn conversation(opening: Opening) -> Conversation {
     if opening.adopted { Conversation::adopted(DEFINITION.parser, 0) } else { Conversation::opened(DEFINITION.parser) }
