@@ -620,7 +620,7 @@ impl Sink for Out<'_> {
         let Self { about, around } = self;
         let id = around.edge(about, exchange.protocol);
         let side = about.side(around.options.frames);
-        around.map.record(id, side, exchange);
+        let route = around.map.record(id, side, exchange);
         if about.is_server() {
             around.used(about, exchange.end_ns);
         }
@@ -629,6 +629,7 @@ impl Sink for Out<'_> {
             &mut around.lines.text,
             &ExchangeView {
                 exchange,
+                route: route.map(|route| around.map.route_text(route)),
                 side,
                 tls: None,
                 client: view(&edge.client, about.client_end()),

@@ -45,6 +45,8 @@ pub struct ProcessView<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct ExchangeView<'a> {
     pub exchange: &'a Exchange<'a>,
+    /// The template of its path: the attribute `http.route`.
+    pub route: Option<&'a str>,
     pub side: Side,
     /// The TLS library that was looked into.
     pub tls: Option<&'a str>,
@@ -136,6 +138,9 @@ pub fn exchange(out: &mut Vec<u8>, view: &ExchangeView<'_>) {
             Value::Int(value) => attributes.signed(name, *value),
             Value::Bool(value) => attributes.boolean(name, *value),
         }
+    }
+    if let Some(route) = view.route {
+        attributes.string("http.route", route);
     }
     attributes.end();
     let flags = line.key("flags");

@@ -5,7 +5,7 @@ use std::{hash::BuildHasher, hash::Hasher, net::IpAddr, sync::Arc};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::{Histogram, Resources};
+use super::{Closing, Connections, Route, Routes, SideCounts, side::Words};
 use crate::model::{Exchange, Protocol, Side, Workload, WorkloadKind};
 
 /// The name of whatever was folded because a bound was reached.
@@ -14,10 +14,6 @@ pub const OTHER: &str = "other";
 const MAX_WORD: usize = 64;
 /// Statements and paths in the resource table are cut here.
 const MAX_RESOURCE: usize = 256;
-/// Direct-mapped positions of series; a power of two.
-const FOUND: usize = 64;
-/// Different connect errors kept per side; an edge has a handful.
-const MAX_ERRORS: usize = 16;
 
 /// One end of an edge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,154 +44,38 @@ pub struct EdgeKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EdgeId(u32);
 
+/// A template of the paths of an edge's server, given out by [`ServiceMap::record`].
+#[derive(Clone, Copy, Debug)]
+pub struct PathRoute {
+    /// `None` beyond [`Limits::routed`].
+    server: Option<u32>,
+    route: Option<Route>,
+}
+
+impl PathRoute {
+    fn text(self, routes: &[Routes]) -> &str {
+        let routes = self.server.and_then(|server| routes.get(server as usize));
+        routes.zip(self.route).map_or(OTHER, |(routes, route)| routes.text(route))
+    }
+}
+
 /// Bounds of the map's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Edges of one shard; more are folded into one edge "other" per protocol.
     pub edges: usize,
-    /// Pairs of operation and status per side of an edge, at most 250; more are folded into the pair "other", "other".
+    /// Series per side of an edge, at most 250. A third of them is kept for what comes when the others are taken: those have the route
+    /// "other". More are folded into the pair "other", "other".
     pub series: usize,
+    /// Servers whose paths are made into templates; the paths of others have the route "other".
+    pub routed: usize,
     /// Entries of the resource table per side of an edge, at most 255; 0 keeps none.
     pub resources: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { edges: 10_000, series: 32, resources: 16 }
-    }
-}
-
-/// All exchanges of one operation that ended the same way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Series {
-    pub operation: Box<str>,
-    pub status: Box<str>,
-    pub error: bool,
-    pub requests: u64,
-    /// Of the answered requests, from the first byte of the request to the last of the response.
-    pub durations: Histogram,
-}
-
-impl Series {
-    #[inline]
-    fn is(&self, operation: &str, status: &str, error: bool) -> bool {
-        self.error == error && *self.status == *status && *self.operation == *operation
-    }
-}
-
-/// What happened to connections, as one side's sockets saw it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Connections {
-    pub opened: u64,
-    pub closed: u64,
-    /// (error number, how often), ascending; number 0 counts those beyond a bound of different errors.
-    pub failed: Vec<(u32, u64)>,
-    /// From client to server, whichever side counted.
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    pub retransmits: u64,
-    /// Samples of the smoothed round-trip time.
-    pub srtt: Histogram,
-}
-
-impl Connections {
-    fn fail(&mut self, error: u32, times: u64) {
-        let known = self.failed.binary_search_by_key(&error, |(error, _)| *error);
-        match known {
-            Ok(position) => self.failed[position].1 += times,
-            Err(_) if self.failed.len() >= MAX_ERRORS && error != 0 => self.fail(0, times),
-            Err(position) => self.failed.insert(position, (error, times)),
-        }
-    }
-
-    fn merge(&mut self, other: &Connections) {
-        self.opened += other.opened;
-        self.closed += other.closed;
-        other.failed.iter().for_each(|(error, times)| self.fail(*error, *times));
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
-        self.retransmits += other.retransmits;
-        self.srtt.merge(&other.srtt);
-    }
-}
-
-/// What is left to tell when a connection closes: only what [`ServiceMap::bytes`] and [`ServiceMap::retransmits`] have not been told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Closing {
-    /// Of the watched socket.
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    pub retransmits: u32,
-    /// 0 where it was never measured.
-    pub srtt_us: u32,
-}
-
-/// All that one side saw of an edge.
-#[derive(Clone, Debug)]
-pub struct SideCounts {
-    pub series: Vec<Series>,
-    pub connections: Connections,
-    pub resources: Resources,
-    /// Where series were found by a cheap hash of their words: a mix of operations is then as quick as one alone.
-    found: [u8; FOUND],
-}
-
-impl Default for SideCounts {
-    fn default() -> Self {
-        Self { series: Vec::new(), connections: Connections::default(), resources: Resources::default(), found: [0; FOUND] }
-    }
-}
-
-impl SideCounts {
-    pub fn requests(&self) -> u64 {
-        self.series.iter().map(|series| series.requests).sum()
-    }
-
-    pub fn errors(&self) -> u64 {
-        self.series.iter().filter(|series| series.error).map(|series| series.requests).sum()
-    }
-
-    pub fn durations(&self) -> Histogram {
-        let mut all = Histogram::default();
-        self.series.iter().for_each(|series| all.merge(&series.durations));
-        all
-    }
-
-    /// The series of these words; new if there is room, else the overflow series.
-    #[inline]
-    fn series(&mut self, limit: usize, operation: &str, status: &str, error: bool) -> &mut Series {
-        let (operation, status) = (cut(operation, MAX_WORD), cut(status, MAX_WORD));
-        let slot = word_hash(operation, status);
-        let mut position = usize::from(self.found[slot]);
-        if !self.series.get(position).is_some_and(|series| series.is(operation, status, error)) {
-            position = self.find(limit, operation, status, error);
-            self.found[slot] = position as u8;
-        }
-        &mut self.series[position]
-    }
-
-    #[inline(never)]
-    fn find(&mut self, limit: usize, operation: &str, status: &str, error: bool) -> usize {
-        if let Some(position) = self.series.iter().position(|series| series.is(operation, status, error)) {
-            return position;
-        }
-        // Two places beyond the limit are for the overflow series, one for errors and one for the rest.
-        let (operation, status) = if self.series.len() < limit { (operation, status) } else { (OTHER, OTHER) };
-        self.series.iter().position(|series| series.is(operation, status, error)).unwrap_or_else(|| {
-            let new = Series { operation: operation.into(), status: status.into(), error, requests: 0, durations: Histogram::default() };
-            self.series.push(new);
-            self.series.len() - 1
-        })
-    }
-
-    pub(super) fn merge(&mut self, limits: &Limits, other: &SideCounts) {
-        for series in &other.series {
-            let own = self.series(limits.series, &series.operation, &series.status, series.error);
-            own.requests += series.requests;
-            own.durations.merge(&series.durations);
-        }
-        self.connections.merge(&other.connections);
-        self.resources.merge(limits.resources, &other.resources);
+        Self { edges: 10_000, series: 96, routed: 256, resources: 16 }
     }
 }
 
@@ -217,6 +97,10 @@ pub struct ServiceMap {
     limits: Limits,
     ids: HashMap<Arc<EdgeKey>, EdgeId>,
     edges: Vec<(Arc<EdgeKey>, Sides)>,
+    /// By edge: the place of its server in `routes`.
+    routed: Vec<Option<u32>>,
+    servers: HashMap<Party, u32>,
+    routes: Vec<Routes>,
     folded: u64,
     resource_hash: RandomState,
 }
@@ -224,7 +108,16 @@ pub struct ServiceMap {
 impl ServiceMap {
     pub fn new(limits: Limits) -> Self {
         let limits = Limits { resources: limits.resources.min(255), series: limits.series.min(250), ..limits };
-        Self { limits, ids: HashMap::new(), edges: Vec::new(), folded: 0, resource_hash: RandomState::default() }
+        Self {
+            limits,
+            ids: HashMap::new(),
+            edges: Vec::new(),
+            routed: Vec::new(),
+            servers: HashMap::new(),
+            routes: Vec::new(),
+            folded: 0,
+            resource_hash: RandomState::default(),
+        }
     }
 
     /// The edge of this key; beyond the limit that of "other" in the same protocol. Look it up once a connection, not once an exchange.
@@ -243,22 +136,41 @@ impl ServiceMap {
         }
     }
 
-    /// Counts one exchange that `side` saw. Does not allocate but for what was never seen before.
+    /// Counts one exchange that `side` saw. Does not allocate but for what was never seen before. The template of the exchange's path is
+    /// learned, counted under, and given back for [`ServiceMap::route_text`]; `None` where the resource is no path.
     #[inline]
-    pub fn record(&mut self, edge: EdgeId, side: Side, exchange: &Exchange<'_>) {
-        let limits = self.limits;
-        let hash = if limits.resources > 0 { self.hash(exchange) } else { 0 };
-        let Some(counts) = self.side(edge, side) else { return };
+    pub fn record(&mut self, edge: EdgeId, side: Side, exchange: &Exchange<'_>) -> Option<PathRoute> {
+        let found = self.edges.get_mut(edge.0 as usize);
+        debug_assert!(found.is_some(), "an edge of another map");
+        let (_, sides) = found?;
+        let counts = &mut **sides[side.index()].get_or_insert_default();
+        let route = has_path(exchange).then(|| {
+            let server = self.routed.get(edge.0 as usize).copied().flatten();
+            let route = server.and_then(|server| self.routes.get_mut(server as usize)).map(|routes| routes.route(exchange.resource));
+            PathRoute { server, route }
+        });
+        let template = route.map_or("", |route| route.text(&self.routes));
+        let limits = &self.limits;
         let duration_ns = exchange.end_ns.saturating_sub(exchange.start_ns);
-        let series = counts.series(limits.series, exchange.operation, exchange.status, exchange.error);
+        let (operation, status) = (cut(exchange.operation, MAX_WORD), cut(exchange.status, MAX_WORD));
+        let series = counts.series(limits.series, &Words { operation, status, route: template, error: exchange.error });
         series.requests += 1;
         if exchange.first_byte_ns.is_some() {
             series.durations.record(duration_ns);
         }
         if limits.resources > 0 {
-            let (operation, resource) = (cut(exchange.operation, MAX_WORD), cut(exchange.resource, MAX_RESOURCE));
-            counts.resources.record(limits.resources, hash, operation, resource, duration_ns, exchange.error);
+            let resource = cut(if template.is_empty() { exchange.resource } else { template }, MAX_RESOURCE);
+            let mut hasher = self.resource_hash.build_hasher();
+            hasher.write(operation.as_bytes());
+            hasher.write(resource.as_bytes());
+            counts.resources.record(limits.resources, hasher.finish(), operation, resource, duration_ns, exchange.error);
         }
+        route
+    }
+
+    /// A template as it is shown.
+    pub fn route_text(&self, route: PathRoute) -> &str {
+        route.text(&self.routes)
     }
 
     pub fn opened(&mut self, edge: EdgeId, side: Side) {
@@ -314,9 +226,24 @@ impl ServiceMap {
     fn add(&mut self, key: EdgeKey) -> EdgeId {
         let id = EdgeId(self.edges.len() as u32);
         let key = Arc::new(key);
+        let server = self.server(&key.server);
+        self.routed.push(server);
         self.ids.insert(Arc::clone(&key), id);
         self.edges.push((key, Sides::default()));
         id
+    }
+
+    /// The place of a server in `routes`, if there is room.
+    fn server(&mut self, server: &Party) -> Option<u32> {
+        if let Some(known) = self.servers.get(server) {
+            return Some(*known);
+        }
+        (self.routes.len() < self.limits.routed).then(|| {
+            let place = self.routes.len() as u32;
+            self.routes.push(Routes::default());
+            self.servers.insert(server.clone(), place);
+            place
+        })
     }
 
     #[inline]
@@ -331,26 +258,12 @@ impl ServiceMap {
             change(&mut counts.connections);
         }
     }
-
-    #[inline]
-    fn hash(&self, exchange: &Exchange<'_>) -> u64 {
-        let mut hasher = self.resource_hash.build_hasher();
-        hasher.write(cut(exchange.operation, MAX_WORD).as_bytes());
-        hasher.write(cut(exchange.resource, MAX_RESOURCE).as_bytes());
-        hasher.finish()
-    }
 }
 
-/// A slot of [`SideCounts::found`]: from lengths, ends and middles, which tell methods, verbs, status codes and SQLSTATEs apart.
+/// CONNECT and `OPTIONS *` have no path.
 #[inline]
-fn word_hash(operation: &str, status: &str) -> usize {
-    let mut hash = 0u64;
-    for word in [operation.as_bytes(), status.as_bytes()] {
-        let at = |position: usize| u64::from(word.get(position).copied().unwrap_or(0));
-        let word_bits = word.len() as u64 | at(0) << 8 | at(word.len() / 2) << 16 | at(word.len().wrapping_sub(1)) << 24;
-        hash = (hash ^ word_bits).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-    (hash >> 58) as usize % FOUND
+fn has_path(exchange: &Exchange<'_>) -> bool {
+    matches!(exchange.protocol, Protocol::Http | Protocol::Http2 | Protocol::Websocket) && exchange.resource.starts_with('/')
 }
 
 /// The front of `text`, at most `limit` bytes, ending at a character.
@@ -439,17 +352,5 @@ mod tests {
         }
         let server = &shard.edges[0].1[Side::Server.index()].as_ref().unwrap().connections;
         assert_eq!((server.closed, server.retransmits, server.srtt.max_ns()), (1, 2, Some(40_000)));
-    }
-
-    #[test]
-    fn connect_errors_are_counted_by_number_within_a_bound() {
-        let mut connections = Connections::default();
-        for error in [111, 110, 111] {
-            connections.fail(error, 1);
-        }
-        assert_eq!(connections.failed, [(110, 1), (111, 2)]);
-        (1..100).for_each(|error| connections.fail(error, 1));
-        assert_eq!(connections.failed.iter().map(|(_, times)| times).sum::<u64>(), 102);
-        assert!(connections.failed.len() <= MAX_ERRORS + 1);
     }
 }

@@ -7,11 +7,15 @@
 pub mod edges;
 pub mod histogram;
 pub mod resources;
+pub mod routes;
+pub mod side;
 pub mod snapshot;
 
-pub use edges::{Closing, Connections, EdgeId, EdgeKey, Limits, Party, Series, ServiceMap, Shard, SideCounts};
+pub use edges::{EdgeId, EdgeKey, Limits, Party, PathRoute, ServiceMap, Shard};
 pub use histogram::Histogram;
 pub use resources::{Resource, Resources};
+pub use routes::{Route, Routes};
+pub use side::{Closing, Connections, Series, SideCounts};
 pub use snapshot::{Edge, IdleService, Listener, Snapshot, idle};
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ fn request<'a>(attributes: &'a [(&'static str, Value<'a>)]) -> Exchange<'a> {
 
 fn view<'a>(exchange: &'a Exchange<'a>) -> ExchangeView<'a> {
     ExchangeView {
+        route: None,
         exchange,
         side: Side::Server,
         tls: None,
@@ -66,10 +67,11 @@ fn an_exchange_is_written_as_the_contract_says() {
         r#""server":{"address":"::1","port":80,"name":"web","kind":"container","container_id":"c0ffee"},"#,
         r#""process":{"pid":42,"comm":"nginx","container_id":"c0ffee"},"operation":"GET","resource":"/a\"b\\c\n\u0001é","status":"200","#,
         r#""error":false,"request_bytes":80,"response_bytes":4000000000000,"connection_id":18446744073709551615,"peer_connection_id":9,"#,
-        r#""attributes":{"url.path":"/a","http.response.status_code":-200,"network.reused":true},"flags":["adopted","gap"]}"#,
+        r#""attributes":{"url.path":"/a","http.response.status_code":-200,"network.reused":true,"http.route":"/{id}"},"flags":["adopted","gap"]}"#,
         "\n"
     );
-    assert_eq!(line(|out| exchange(out, &view(&request(&attributes)))), expected);
+    let request = request(&attributes);
+    assert_eq!(line(|out| exchange(out, &ExchangeView { route: Some("/{id}"), ..view(&request) })), expected);
 }
 
 #[test]

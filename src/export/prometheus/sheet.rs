@@ -43,7 +43,8 @@ fn http(page: &mut Page<'_>, edge: &Edge) {
     for (family, side) in [(&f::HTTP_SERVER, Side::Server), (&f::HTTP_CLIENT, Side::Client)] {
         for series in seen_by(edge, side).iter().flat_map(|counts| &counts.series) {
             let mut labels = peers(edge);
-            labels.extend([http_method(&series.operation).to_owned(), series.status.to_string(), error_type(series)]);
+            let method = http_method(&series.operation).to_owned();
+            labels.extend([method, series.route.to_string(), series.status.to_string(), error_type(series)]);
             page.add(family, labels, Measure::Histogram(series.durations.clone()));
         }
     }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     export::{fixtures::published, json},
-    model::Side,
+    model::{Exchange, Side},
     service_map::{
         Limits, ServiceMap, Snapshot,
         fixtures::{exchange, key},
@@ -29,7 +29,7 @@ fn many_edges(count: u64) -> Published {
 #[test]
 fn requests_are_counted_under_the_names_of_the_contract() {
     let text = Metrics::default().encode(&published(3)).unwrap();
-    let http = r#"{client="curl",server="nginx",server_address="nginx",server_port="80",http_request_method="GET",http_response_status_code="503",error_type="503"}"#;
+    let http = r#"{client="curl",server="nginx",server_address="nginx",server_port="80",http_request_method="GET",http_route="/slow",http_response_status_code="503",error_type="503"}"#;
     assert_eq!(value(&text, &format!("http_server_request_duration_seconds_count{http}")), 3.0);
     assert_eq!(value(&text, &format!("http_client_request_duration_seconds_sum{http}")), 2.7);
     let db = r#"client="nginx",server="postgres",server_address="postgres",server_port="5432",db_system_name="postgresql",db_operation_name="SELECT",error_type="42P01""#;
@@ -53,9 +53,15 @@ fn requests_are_counted_under_the_names_of_the_contract() {
 }
 
 #[test]
-fn no_label_holds_an_address_or_a_path() {
-    let text = Metrics::default().encode(&published(1)).unwrap();
-    for secret in ["10.1.2.3", "/cart", "SELECT ?"] {
+fn no_label_holds_an_address_or_a_value_of_a_path() {
+    let mut map = ServiceMap::new(Limits::default());
+    let edge = map.intern(&key("curl", "nginx"));
+    map.record(edge, Side::Server, &Exchange { resource: "/cart/4711/items", ..exchange(1_000) });
+    let snapshot = Arc::new(Snapshot::merge(0, [map.shard()], Vec::new()));
+    let text =
+        Metrics::default().encode(&Published { snapshot, ..published(1) }).unwrap() + &Metrics::default().encode(&published(1)).unwrap();
+    assert!(text.contains(r#"http_route="/cart/{id}/items""#), "{text}");
+    for secret in ["10.1.2.3", "4711", "SELECT ?"] {
         assert!(!text.contains(secret), "{secret} in\n{text}");
     }
 }

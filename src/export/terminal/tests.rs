@@ -101,7 +101,9 @@ fn recent_requests_decide_and_quiet_edges_keep_their_history() {
         ..Published::default()
     };
     let before = publish(&map, 0);
-    (0..10).for_each(|_| map.record(busy, Side::Client, &exchange(1_000)));
+    for _ in 0..10 {
+        map.record(busy, Side::Client, &exchange(1_000));
+    }
     let rows = rows(&publish(&map, 2_000_000_000), Some(&before), Sort::Rate);
     assert_eq!((rows[0].requests_per_second, rows[0].error_share), (5.0, 0.0));
     assert!(rows[0].p99_ns.unwrap() < 2_000, "{rows:?}");
