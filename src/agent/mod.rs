@@ -4,6 +4,7 @@ mod drain;
 mod lines;
 mod losses;
 mod names;
+mod parties;
 mod pipeline;
 mod publish;
 pub mod rehearsal;

@@ -1,10 +1,19 @@
-use std::path::Path;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 use super::*;
-use crate::{agent::names::Source, attribution::Listeners};
+use crate::{
+    agent::{names::Source, parties::ENDED_MAX},
+    attribution::Listeners,
+    event::{Text, Tuple},
+    model::{Endpoint, Exchange, Flags, Side},
+    protocols::Sink,
+};
 
-const CLIENT: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port: 40_000 };
-const SERVER: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port: 80 };
+const CLIENT: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 40_000 };
+const SERVER: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 80 };
 const NETNS: u32 = 7;
 
 fn process(pid: u32, comm: &str) -> Arc<Process> {
@@ -55,6 +64,23 @@ fn close(worker: &mut Worker, id: u64, pid: u32) {
     feed(worker, id, pid, body);
 }
 
+fn exchange(protocol: Protocol) -> Exchange<'static> {
+    Exchange {
+        protocol,
+        start_ns: 1,
+        first_byte_ns: Some(2),
+        end_ns: 2,
+        operation: "SayHello",
+        resource: "/greeter",
+        status: "0",
+        error: false,
+        request_bytes: 1,
+        response_bytes: 1,
+        flags: Flags::default(),
+        attributes: &[],
+    }
+}
+
 fn lines(worker: &mut Worker) -> Vec<String> {
     let text = std::mem::take(&mut worker.around.lines.text);
     String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
@@ -77,6 +103,29 @@ fn a_peer_that_closed_first_keeps_its_name() {
     for line in lines {
         assert!(line.contains("\"asker\"") && line.contains("\"teller\""), "{line}");
     }
+}
+
+#[test]
+fn the_bytes_of_a_connection_go_to_the_edge_of_its_exchanges() {
+    let mut worker = worker();
+    open(&mut worker, 512, 20, [SERVER, CLIENT], Role::Server);
+    // The connection is named, by another protocol than its exchanges have.
+    serve(&mut worker, 512, 0);
+    let entry = worker.connections.get_mut(&ConnectionId(512)).unwrap();
+    Out { about: &mut entry.about, around: &mut worker.around }.exchange(&exchange(Protocol::Grpc));
+    let totals = Totals { bytes_sent: 70, bytes_received: 50, retransmits: 0, srtt_us: 0 };
+    feed(&mut worker, 512, 20, Body::Counters(totals));
+    close(&mut worker, 512, 20);
+    let shard = worker.report(true).shard;
+    let counts: Vec<_> = shard
+        .edges
+        .iter()
+        .map(|(key, sides)| {
+            let side = sides[Side::Server.index()].as_ref().unwrap();
+            (key.protocol, side.requests(), side.connections.bytes_received, side.connections.closed)
+        })
+        .collect();
+    assert_eq!(counts, [(Protocol::Http, 1, 0, 0), (Protocol::Grpc, 1, 70, 1)]);
 }
 
 #[test]

@@ -1,0 +1,437 @@
+//! Who speaks on a connection: both ends as processes or addresses, and the edge, the listeners and the lines that its exchanges go to.
+//! Knows nothing of bytes and parsers.
+
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
+
+use super::{
+    lines::Lines,
+    losses::Losses,
+    names::{Hint, Names},
+    worker::{Options, Table},
+};
+use crate::{
+    config::Sides,
+    event::{CloseReason, Header, Text, Totals, Tuple},
+    export::{
+        error_name,
+        json::{self, ConnectionView, ExchangeView, PartyView, ProcessView},
+    },
+    model::{ConnectionId, Endpoint, Exchange, Process, Protocol, Role, Side, Workload},
+    protocols::{Capture, Loss, Sink},
+    service_map::{Closing, EdgeId, EdgeKey, Limits, Listener, Party, ServiceMap},
+};
+
+/// Who speaks, and what was counted.
+pub struct About {
+    id: ConnectionId,
+    tuple: Tuple,
+    pub role: Role,
+    pub adopted: bool,
+    /// False for an attempt that failed.
+    established: bool,
+    start_ns: u64,
+    connect_ns: u64,
+    /// Time of the last event that named the connection.
+    pub seen_ns: u64,
+    pub process: Option<Arc<Process>>,
+    edge: Option<Edge>,
+    /// Protocol of the last exchange: it need not be the connection's own (gRPC is spoken on HTTP/2).
+    spoken: Option<Protocol>,
+    /// How often the peer was looked for.
+    tries: u8,
+    pub counted: Totals,
+}
+
+struct Edge {
+    id: EdgeId,
+    protocol: Protocol,
+    client: Party,
+    server: Party,
+    peer: Option<ConnectionId>,
+    /// Both ends are known as well as they will ever be.
+    settled: bool,
+}
+
+/// The peer of a same-host connection may open a moment later: so often it is looked for again.
+const PEER_TRIES: u8 = 16;
+
+/// A client may be gone before the call that answered it is reported: so many closed sockets can still be found by their peers.
+pub(super) const ENDED_MAX: usize = 4096;
+
+/// Everything but the connections: what an exchange needs while its connection is borrowed.
+pub struct Around {
+    pub options: Options,
+    pub names: Names,
+    pub(super) peers: Table<Socket, Peer>,
+    /// Closed sockets whose entry among the peers is kept a little longer.
+    ended: VecDeque<(Socket, ConnectionId)>,
+    pub map: ServiceMap,
+    pub lines: Lines,
+    pub losses: Arc<Losses>,
+    /// Listening services by namespace and port: since when, and when last used.
+    pub(super) listeners: Table<(u32, u16), Service>,
+    /// Number of the event at hand.
+    pub sequence: u64,
+    pub now_ns: u64,
+}
+
+pub(super) struct Service {
+    since_ns: u64,
+    last_exchange_ns: Option<u64>,
+}
+
+/// Names a socket of this host by its ends. Loopback addresses mean something within their namespace only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Socket {
+    local: Endpoint,
+    remote: Endpoint,
+    netns: u32,
+}
+
+impl Socket {
+    fn of(tuple: &Tuple) -> Self {
+        let netns = if tuple.local.address.is_loopback() { tuple.netns } else { 0 };
+        Self { local: tuple.local, remote: tuple.remote, netns }
+    }
+
+    fn other_end(self) -> Self {
+        Self { local: self.remote, remote: self.local, netns: self.netns }
+    }
+}
+
+pub(super) struct Peer {
+    id: ConnectionId,
+    process: Option<Arc<Process>>,
+}
+
+impl About {
+    pub fn new(
+        id: ConnectionId,
+        tuple: Tuple,
+        role: Role,
+        adopted: bool,
+        start_ns: u64,
+        connect_ns: u64,
+        process: Option<Arc<Process>>,
+    ) -> Self {
+        Self {
+            id,
+            tuple,
+            role,
+            adopted,
+            established: true,
+            start_ns,
+            connect_ns,
+            seen_ns: start_ns,
+            process,
+            edge: None,
+            spoken: None,
+            tries: 0,
+            counted: Totals::default(),
+        }
+    }
+
+    /// An end is known better than before, or will be: both are looked for again.
+    pub fn unsettle(&mut self) {
+        self.tries = 0;
+        if let Some(edge) = &mut self.edge {
+            edge.settled = false;
+        }
+    }
+
+    fn is_server(&self) -> bool {
+        self.role == Role::Server
+    }
+
+    fn side(&self, frames: bool) -> Side {
+        match self.role {
+            _ if frames => Side::Unknown,
+            Role::Client => Side::Client,
+            Role::Server => Side::Server,
+            Role::Unknown => Side::Unknown,
+        }
+    }
+
+    fn client_end(&self) -> Endpoint {
+        if self.is_server() { self.tuple.remote } else { self.tuple.local }
+    }
+
+    pub fn server_end(&self) -> Endpoint {
+        if self.is_server() { self.tuple.local } else { self.tuple.remote }
+    }
+
+    fn growth(&mut self, totals: &Totals) -> Totals {
+        let before = std::mem::replace(&mut self.counted, *totals);
+        Totals {
+            bytes_sent: totals.bytes_sent.saturating_sub(before.bytes_sent),
+            bytes_received: totals.bytes_received.saturating_sub(before.bytes_received),
+            retransmits: totals.retransmits.saturating_sub(before.retransmits),
+            srtt_us: totals.srtt_us,
+        }
+    }
+}
+
+impl Around {
+    pub fn new(options: Options, names: Names, losses: Arc<Losses>) -> Self {
+        let lines = Lines { worker: options.worker, ..Lines::default() };
+        Self {
+            options,
+            names,
+            peers: Table::default(),
+            ended: VecDeque::new(),
+            map: ServiceMap::new(Limits::default()),
+            lines,
+            losses,
+            listeners: Table::default(),
+            sequence: 0,
+            now_ns: 0,
+        }
+    }
+
+    pub fn process(&mut self, header: &Header, cgroup_id: u64, comm: &Text<16>) -> Option<Arc<Process>> {
+        let comm = comm.to_string_lossy();
+        self.names.process(Hint { pid: header.pid, comm: &comm, cgroup_id, now_ns: header.time_ns, sequence: self.sequence, again: false })
+    }
+
+    /// A socket is there, to be found by its peer.
+    pub fn opened(&mut self, about: &About) {
+        self.peers.insert(Socket::of(&about.tuple), Peer { id: about.id, process: about.process.clone() });
+    }
+
+    /// The process of a socket is known, or another one.
+    pub fn named(&mut self, about: &About) {
+        if let Some(peer) = self.peers.get_mut(&Socket::of(&about.tuple)) {
+            peer.process.clone_from(&about.process);
+        }
+    }
+
+    /// The edge of a connection: looked up at its first exchange, and again until both ends are known.
+    fn edge(&mut self, about: &mut About, protocol: Protocol) -> EdgeId {
+        if let Some(edge) = &about.edge
+            && edge.settled
+            && edge.protocol == protocol
+        {
+            return edge.id;
+        }
+        let own = self.party(about.process.as_deref(), about.tuple.local.address);
+        let (mut peer, peer_process, found) = self.peer(about);
+        let mut other = self.party(peer_process.as_deref(), about.tuple.remote.address);
+        // A peer that has closed meanwhile keeps its name.
+        if let Some(known) = about.edge.as_ref().filter(|known| peer.is_none() && known.peer.is_some()) {
+            peer = known.peer;
+            other = if about.is_server() { known.client.clone() } else { known.server.clone() };
+        }
+        let (mut client, mut server) = if about.is_server() { (other, own) } else { (own, other) };
+        client.port = None;
+        server.port = Some(about.server_end().port);
+        about.tries = about.tries.saturating_add(1);
+        let settled = found || about.tries >= PEER_TRIES;
+        let key = EdgeKey { client, server, protocol };
+        let id = self.map.intern(&key);
+        let EdgeKey { client, server, .. } = key;
+        let first = about.edge.replace(Edge { id, protocol, client, server, peer, settled }).is_none();
+        if first && about.established {
+            self.map.opened(id, about.side(self.options.frames));
+        }
+        id
+    }
+
+    fn party(&self, process: Option<&Process>, address: IpAddr) -> Party {
+        let workload = process.map_or_else(|| Workload::of_address(address), Workload::of_process);
+        let container_id = process.and_then(|process| process.container.as_ref()).map(|container| container.id.as_str().into());
+        Party { workload, address: Some(address), port: None, container_id }
+    }
+
+    /// The socket at the other end, if it is on this host, and its process; and whether that is final.
+    fn peer(&mut self, about: &About) -> (Option<ConnectionId>, Option<Arc<Process>>, bool) {
+        if self.options.frames {
+            return (None, None, true);
+        }
+        if let Some(peer) = self.peers.get(&Socket::of(&about.tuple).other_end()) {
+            return (Some(peer.id), peer.process.clone(), peer.process.is_some());
+        }
+        let remote = about.tuple.remote;
+        if about.is_server() || !(remote.address.is_loopback() || remote.address == about.tuple.local.address) {
+            return (None, None, false);
+        }
+        let pid = self.names.listener(remote.address, remote.port, about.tuple.netns).unwrap_or(0);
+        let hint = Hint { pid, comm: "", cgroup_id: 0, now_ns: self.now_ns, sequence: self.sequence, again: false };
+        (None, self.names.process(hint), false)
+    }
+
+    /// Adds what a connection's counters grew by to the edge of its exchanges, or to that of its own protocol; as long as there is neither it
+    /// waits.
+    pub fn count(&mut self, about: &mut About, protocol: Option<Protocol>, totals: &Totals) {
+        let Some(protocol) = about.spoken.or(protocol) else { return };
+        let id = self.edge(about, protocol);
+        let side = about.side(self.options.frames);
+        let growth = about.growth(totals);
+        self.map.bytes(id, side, growth.bytes_sent, growth.bytes_received);
+        self.map.retransmits(id, side, growth.retransmits);
+        self.map.srtt(id, side, totals.srtt_us);
+    }
+
+    /// The connection ended; `protocol` is its own.
+    pub fn closed(&mut self, about: &mut About, protocol: Protocol, totals: &Totals, now_ns: u64, error: u32, reason: CloseReason) {
+        let growth = about.growth(totals);
+        let closing = Closing {
+            bytes_sent: growth.bytes_sent,
+            bytes_received: growth.bytes_received,
+            retransmits: growth.retransmits,
+            srtt_us: totals.srtt_us,
+        };
+        let id = self.edge(about, about.spoken.unwrap_or(protocol));
+        self.map.closed(id, about.side(self.options.frames), &closing);
+        let reason = match reason {
+            CloseReason::Unknown => None,
+            CloseReason::Local => Some("local"),
+            CloseReason::Remote => Some("remote"),
+            CloseReason::Reset => Some("reset"),
+            CloseReason::Timeout => Some("timeout"),
+            CloseReason::Abort => Some("abort"),
+        };
+        self.connection_line(about, protocol, totals, now_ns, error, reason);
+        let socket = Socket::of(&about.tuple);
+        self.ended.push_back((socket, about.id));
+        if self.ended.len() > ENDED_MAX
+            && let Some((socket, id)) = self.ended.pop_front()
+            && self.peers.get(&socket).is_some_and(|peer| peer.id == id)
+        {
+            self.peers.remove(&socket);
+        }
+    }
+
+    pub fn fail(&mut self, about: &mut About, now_ns: u64, error: u32) {
+        about.established = false;
+        let id = self.edge(about, Protocol::Unknown);
+        self.map.failed(id, about.side(self.options.frames), error);
+        // Without an error of the network the program itself gave up.
+        let error = if error == 0 { 125 } else { error };
+        self.connection_line(about, Protocol::Unknown, &Totals::default(), now_ns, error, Some("failed"));
+    }
+
+    fn connection_line(&mut self, about: &About, protocol: Protocol, totals: &Totals, now_ns: u64, error: u32, reason: Option<&str>) {
+        let shown = match self.options.sides {
+            Sides::Both => true,
+            Sides::Server => about.role != Role::Client,
+            Sides::Client => about.role != Role::Server,
+        };
+        let Some(edge) = about.edge.as_ref().filter(|_| shown && self.options.lines) else { return };
+        json::connection(
+            &mut self.lines.text,
+            &ConnectionView {
+                protocol,
+                role: about.role,
+                local: about.tuple.local,
+                remote: about.tuple.remote,
+                client: view(&edge.client, about.client_end()),
+                server: view(&edge.server, about.server_end()),
+                process: about.process.as_deref().map(process_view),
+                connection_id: about.id,
+                peer_connection_id: edge.peer,
+                start_ns: about.start_ns,
+                duration_ns: now_ns.saturating_sub(about.start_ns),
+                bytes_sent: totals.bytes_sent,
+                bytes_received: totals.bytes_received,
+                retransmits: totals.retransmits,
+                srtt_us: Some(totals.srtt_us).filter(|srtt_us| *srtt_us > 0),
+                connect_ns: Some(about.connect_ns).filter(|connect_ns| *connect_ns > 0),
+                error: (error != 0).then(|| error_name(error)),
+                reason,
+                adopted: about.adopted,
+                unix_offset_ns: self.options.unix_offset_ns,
+            },
+        );
+        self.lines.mark(self.sequence);
+    }
+
+    pub fn listen(&mut self, header: &Header, local: Endpoint, netns: u32, closed: bool) {
+        self.names.listen(header.pid, local, netns, closed);
+        let place = (netns, local.port);
+        if !closed {
+            self.listeners.entry(place).or_insert(Service { since_ns: header.time_ns, last_exchange_ns: None });
+        } else if !self.names.listening().any(|(netns, local, _)| (netns, local.port) == place) {
+            self.listeners.remove(&place);
+        }
+    }
+
+    /// An exchange of a server of this host: its listening service is in use.
+    fn used(&mut self, about: &About, at_ns: u64) {
+        if let Some(service) = self.listeners.get_mut(&(about.tuple.netns, about.tuple.local.port)) {
+            service.last_exchange_ns = service.last_exchange_ns.max(Some(at_ns));
+        }
+    }
+
+    /// The listening services as they stand.
+    pub fn services(&mut self) -> Vec<Listener> {
+        let listening: Vec<_> = self.names.listening().collect();
+        let (now_ns, sequence) = (self.now_ns, self.sequence);
+        listening
+            .into_iter()
+            .filter_map(|(netns, local, pid)| {
+                let service = self.listeners.get(&(netns, local.port))?;
+                let (since_ns, last_exchange_ns) = (service.since_ns, service.last_exchange_ns);
+                let process = self.names.process(Hint { pid: pid.unwrap_or(0), comm: "", cgroup_id: 0, now_ns, sequence, again: false });
+                let server = Party { port: Some(local.port), ..self.party(process.as_deref(), local.address) };
+                Some(Listener { server, since_ns, last_exchange_ns })
+            })
+            .collect()
+    }
+}
+
+/// Where a connection's exchanges go.
+pub struct Out<'a> {
+    pub about: &'a mut About,
+    pub around: &'a mut Around,
+}
+
+impl Sink for Out<'_> {
+    fn exchange(&mut self, exchange: &Exchange<'_>) {
+        let Self { about, around } = self;
+        about.spoken = Some(exchange.protocol);
+        let id = around.edge(about, exchange.protocol);
+        let side = about.side(around.options.frames);
+        let route = around.map.record(id, side, exchange);
+        if about.is_server() {
+            around.used(about, exchange.end_ns);
+        }
+        let Some(edge) = about.edge.as_ref().filter(|_| around.options.lines) else { return };
+        json::exchange(
+            &mut around.lines.text,
+            &ExchangeView {
+                exchange,
+                route: route.map(|route| around.map.route_text(route)),
+                side,
+                tls: None,
+                client: view(&edge.client, about.client_end()),
+                server: view(&edge.server, about.server_end()),
+                process: about.process.as_deref().map(process_view),
+                connection_id: about.id,
+                peer_connection_id: edge.peer,
+                unix_offset_ns: around.options.unix_offset_ns,
+            },
+        );
+        around.lines.mark(around.sequence);
+    }
+
+    /// Lines show them; the service map does not count them.
+    fn wants_attributes(&self) -> bool {
+        self.around.options.lines
+    }
+
+    /// The connection keeps this to itself.
+    fn capture(&mut self, _: Capture) {}
+
+    fn lost(&mut self, loss: Loss) {
+        tracing::debug!("connection {} ({}), event {}: {loss:?}", self.about.id.0, self.about.server_end(), self.around.sequence);
+        self.around.losses.parser(loss);
+    }
+}
+
+fn view(party: &Party, end: Endpoint) -> PartyView<'_> {
+    PartyView { address: Some(end.address), port: Some(end.port), ..PartyView::from(party) }
+}
+
+fn process_view(process: &Process) -> ProcessView<'_> {
+    ProcessView { pid: process.pid, comm: &process.comm, container_id: process.container.as_ref().map(|container| container.id.as_str()) }
+}
