@@ -267,7 +267,7 @@ impl Outlets {
             }
         };
         // A report that finds no room is followed by a newer one.
-        let mut report = |report| drop(self.report.try_send(report));
+        let mut report = |report| drop(self.report.try_send(Report { queue_depth: messages.len(), ..report }));
         for message in messages {
             if !worker.handle(&message, &mut wish, &mut report) {
                 break;

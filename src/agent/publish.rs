@@ -192,7 +192,12 @@ impl Publisher {
         SelfMetrics {
             events,
             lost: self.lost().into_iter().map(|(reason, count)| (Name::Borrowed(reason), count)).collect(),
-            queue_depths: Vec::new(),
+            queue_depths: self
+                .reports
+                .iter()
+                .flatten()
+                .map(|report| (Name::Owned(format!("worker-{}", report.worker)), report.queue_depth as u64))
+                .collect(),
             maps,
             programs,
             resident_bytes: usage.resident_bytes,

@@ -45,6 +45,8 @@ pub struct Report {
     pub events: [u64; EVENT_NAMES.len()],
     /// Time of the last event.
     pub now_ns: u64,
+    /// Batches that wait for the worker.
+    pub queue_depth: usize,
     /// The worker has ended.
     pub last: bool,
 }
@@ -100,6 +102,7 @@ impl Worker {
             listeners: around.services(),
             events: self.events,
             now_ns: around.now_ns,
+            queue_depth: 0,
             last,
         }
     }
