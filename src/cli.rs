@@ -255,7 +255,9 @@ mod tests {
     fn every_setting_is_an_option_a_variable_and_a_key() {
         for setting in Setting::all() {
             let word = (setting.words)(&config::Config::default()).join(",");
-            let word = if word.is_empty() { "7".to_owned() } else { word };
+            // Lists are empty by default: a choice's first word, or a number.
+            let first = setting.allowed.split(',').next().filter(|first| !first.contains(' ')).unwrap_or("7");
+            let word = if word.is_empty() { first.to_owned() } else { word };
             let line = format!("remora run --{} {word}", setting.flag);
             assert_eq!(invocation(&line).settings.origin(setting.key), &config::Origin::Flag(format!("--{}", setting.flag)));
             let variable = [(OsString::from(&setting.variable), OsString::from(word))];

@@ -159,6 +159,22 @@ impl Serialize for Protocol {
     }
 }
 
+/// A set of protocols.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protocols(u16);
+
+impl Protocols {
+    pub fn contains(self, protocol: Protocol) -> bool {
+        self.0 & (1 << protocol as u16) != 0
+    }
+}
+
+impl FromIterator<Protocol> for Protocols {
+    fn from_iter<I: IntoIterator<Item = Protocol>>(protocols: I) -> Self {
+        Self(protocols.into_iter().fold(0, |set, protocol| set | 1 << protocol as u16))
+    }
+}
+
 /// What an exchange must be read with care for; a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u8);

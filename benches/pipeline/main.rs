@@ -33,7 +33,7 @@ use remora::{
     config::{Config, Output},
     connection::{Connection, stream::Segment},
     event::{Body, Event},
-    model::{Direction, Exchange, Role},
+    model::{Direction, Exchange, Protocols, Role},
     protocols::{Capture, Loss, Sink},
 };
 use support::{Arguments, Machine, statistics::Spread};
@@ -218,7 +218,7 @@ impl<'a> Calls<'a> {
     fn play(&self, times: u32) -> u64 {
         let mut count = Count(0);
         for _ in 0..times {
-            let mut connections: Vec<_> = self.roles.iter().map(|role| Connection::new(*role, false)).collect();
+            let mut connections: Vec<_> = self.roles.iter().map(|role| Connection::new(*role, false, Protocols::default())).collect();
             for (connection, direction, segment) in &self.calls {
                 connections[*connection].data(*direction, *segment, &mut count);
             }

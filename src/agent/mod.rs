@@ -34,12 +34,13 @@ use tokio::sync::watch;
 
 use crate::{
     attribution::{CgroupPaths, ContainerNames, Listeners, Processes, process::PROCESSES_MAX},
-    config::{Config, Output, Sides},
+    config::{Config, Output, Raw, Sides},
     export::{
         Name, Published,
         json::{self, ReadyView, SummaryView},
         terminal,
     },
+    model::{Protocol, Protocols},
     probes::{
         features::Features,
         health::Health,
@@ -270,9 +271,21 @@ fn options(config: &Config, worker: usize, frames: bool, unix_offset_ns: i64) ->
         frames,
         sides: config.sides,
         lines: config.output == Output::Json,
+        raw: raw(&config.raw),
         unix_offset_ns,
         connections: config.max_connections as usize,
     }
+}
+
+fn raw(chosen: &[Raw]) -> Protocols {
+    let protocols = |raw: &Raw| match raw {
+        Raw::Http => [Protocol::Http, Protocol::Http2].as_slice(),
+        Raw::Grpc => &[Protocol::Grpc],
+        Raw::Postgresql => &[Protocol::Postgresql],
+        Raw::Mysql => &[Protocol::Mysql],
+        Raw::Redis => &[Protocol::Redis],
+    };
+    chosen.iter().flat_map(protocols).copied().collect()
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener> {

@@ -16,7 +16,7 @@ use crate::{
     config::Sides,
     connection::{Connection, stream::Segment},
     event::{Body, CloseReason, Event, Header, Totals, text_lossy},
-    model::{ConnectionId, Direction, Process, Protocol, Role, Wish},
+    model::{ConnectionId, Direction, Process, Protocol, Protocols, Role, Wish},
     service_map::{Listener, Shard},
 };
 
@@ -30,6 +30,8 @@ pub struct Options {
     pub sides: Sides,
     /// Lines are wanted.
     pub lines: bool,
+    /// Whose values may be shown.
+    pub raw: Protocols,
     /// From the clock of the events to nanoseconds since 1970.
     pub unix_offset_ns: i64,
     /// Connections known at once.
@@ -179,7 +181,7 @@ impl Worker {
             return;
         }
         self.around.opened(&about);
-        let talk = Connection::new(about.role, about.adopted);
+        let talk = Connection::new(about.role, about.adopted, self.around.options.raw);
         self.connections.insert(id, Box::new(Entry { talk, about }));
     }
 

@@ -21,7 +21,8 @@ fn process(pid: u32, comm: &str) -> Arc<Process> {
 }
 
 fn worker() -> Worker {
-    let options = Options { worker: 0, frames: false, sides: Sides::Both, lines: true, unix_offset_ns: 0, connections: 8 };
+    let options =
+        Options { worker: 0, frames: false, sides: Sides::Both, lines: true, raw: Protocols::default(), unix_offset_ns: 0, connections: 8 };
     let names = Names::new(Source::Recording(HashMap::new()), Listeners::new(Path::new("/nonexistent")), None);
     let mut worker = Worker::new(options, names, Arc::default());
     for known in [process(10, "asker"), process(20, "teller")] {

@@ -35,6 +35,21 @@ pub enum Sides {
     Client,
 }
 
+/// Protocols whose values may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Raw {
+    /// HTTP of all versions: query strings.
+    Http,
+    /// The message that goes with a status.
+    Grpc,
+    /// SQL as it was sent.
+    Postgresql,
+    Mysql,
+    /// Keys and arguments.
+    Redis,
+}
+
 /// From this level on messages are logged; ordered from silent to talkative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,7 @@ mod yaml;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use kind::{Hooks, LogLevel, Output, Sides};
+pub use kind::{Hooks, LogLevel, Output, Raw, Sides};
 use kind::{choice, duration, list, number, optional, path, power_of_two, size, socket_address};
 pub use load::{Effective, Error, Origin, Sources};
 pub use table::Setting;
@@ -40,6 +40,8 @@ table::settings! {
     "What comes out" {
         /// What goes to standard output: the live table, JSON lines, or nothing; remora agent prints nothing unless told to
         output: Output = Output::Table, choice(), "FORM";
+        /// Protocols whose values are shown as they are: query strings, literals, keys. Credentials never are; repeatable
+        raw: Vec<Raw> = vec![], list(choice()), "PROTOCOL";
         /// Address of the HTTP server with /metrics, /healthz and the service map; none for no server
         listen: Option<SocketAddr> = Some(SocketAddr::from(([127, 0, 0, 1], 7117))), optional("none", socket_address()), "ADDR";
         /// Time between two snapshots of the service map

@@ -7,7 +7,7 @@ pub mod stream;
 use std::net::IpAddr;
 
 use crate::{
-    model::{Direction, Exchange, Flow, Protocol, Role, Wish},
+    model::{Direction, Exchange, Flow, Protocol, Protocols, Role, Wish},
     protocols::{Capture, Loss, Opening, Parser, Sink, Transport},
 };
 use detect::{Detector, Verdict};
@@ -22,6 +22,7 @@ const CAPTURE_FULL: u32 = 32 * 1024;
 pub struct Connection {
     role: Role,
     adopted: bool,
+    raw: Protocols,
     state: State,
     wish: Wish,
 }
@@ -51,9 +52,9 @@ pub struct Outcome {
 }
 
 impl Connection {
-    /// `adopted`: its first bytes were not seen.
-    pub fn new(role: Role, adopted: bool) -> Self {
-        Self { role, adopted, state: State::Detecting(Box::new(Detector::new(adopted))), wish: Wish::default() }
+    /// `adopted`: its first bytes were not seen. `raw`: the protocols whose values may be shown.
+    pub fn new(role: Role, adopted: bool, raw: Protocols) -> Self {
+        Self { role, adopted, raw, state: State::Detecting(Box::new(Detector::new(adopted))), wish: Wish::default() }
     }
 
     /// `None` until it is known; [`Protocol::Unknown`] when nobody claims it.
@@ -83,9 +84,10 @@ impl Connection {
                 Verdict::Named { definition, sent } => {
                     named = true;
                     let mid_stream = self.adopted || detector.begin(Direction::Sent) > 0 || detector.begin(Direction::Received) > 0;
+                    let raw = self.raw.contains(definition.protocol);
                     let mut parsing = Parsing {
                         protocol: definition.protocol,
-                        parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream, raw: false }),
+                        parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream, raw }),
                         sent,
                         streams: [
                             Stream::starting_at(detector.begin(Direction::Sent)),
