@@ -26,7 +26,10 @@ pub struct Series {
 impl Series {
     #[inline]
     fn is(&self, words: &Words<'_>) -> bool {
-        self.error == words.error && *self.status == *words.status && *self.operation == *words.operation && *self.route == *words.route
+        self.error == words.error
+            && same(&self.status, words.status)
+            && same(&self.operation, words.operation)
+            && same(&self.route, words.route)
     }
 }
 
@@ -39,15 +42,27 @@ pub(super) struct Words<'a> {
     pub error: bool,
 }
 
+/// Equality that leaves empty texts alone: the C library compares them with a masked read, and where an empty box points the processor
+/// takes a fault to find out that nothing is to be read, at 80 ns each.
+#[inline]
+fn same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && (a.is_empty() || a == b)
+}
+
 impl Words<'_> {
     /// A slot of [`SideCounts::found`]: from lengths, ends and middles, which tell methods, verbs, status codes and SQLSTATEs apart.
     #[inline]
     fn slot(&self) -> usize {
         let mut hash = 0u64;
-        for word in [self.operation.as_bytes(), self.status.as_bytes(), self.route.as_bytes()] {
+        let mut mix = |word: &[u8]| {
             let at = |position: usize| u64::from(word.get(position).copied().unwrap_or(0));
             let word_bits = word.len() as u64 | at(0) << 8 | at(word.len() / 2) << 16 | at(word.len().wrapping_sub(1)) << 24;
             hash = (hash ^ word_bits).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        };
+        mix(self.operation.as_bytes());
+        mix(self.status.as_bytes());
+        if !self.route.is_empty() {
+            mix(self.route.as_bytes());
         }
         (hash >> 58) as usize % FOUND
     }
