@@ -7,7 +7,7 @@ pub mod stream;
 use std::net::IpAddr;
 
 use crate::{
-    model::{Direction, Exchange, Flow, Protocol, Protocols, Role, Wish},
+    model::{Direction, Endpoint, Exchange, Flow, Protocol, Protocols, Role, Wish},
     protocols::{Capture, Loss, Opening, Parser, Sink, Transport},
 };
 use detect::{Detector, Verdict};
@@ -169,6 +169,10 @@ struct Tap<'a> {
 impl Sink for Tap<'_> {
     fn exchange(&mut self, exchange: &Exchange<'_>) {
         self.out.exchange(exchange);
+    }
+
+    fn exchange_with(&mut self, exchange: &Exchange<'_>, remote: Option<Endpoint>) {
+        self.out.exchange_with(exchange, remote);
     }
 
     fn wants_attributes(&self) -> bool {

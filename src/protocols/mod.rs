@@ -12,7 +12,7 @@ pub mod tls;
 
 use std::net::IpAddr;
 
-use crate::model::{Exchange, Flow, Protocol};
+use crate::model::{Endpoint, Exchange, Flow, Protocol};
 
 /// When the bytes handed to a parser were seen, in nanoseconds of the event clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,11 @@ pub enum Loss {
 pub trait Sink {
     fn exchange(&mut self, exchange: &Exchange<'_>);
 
+    /// The same for datagrams, with the other end of this very exchange as [`Parser::datagram`] gave it: one socket talks to many.
+    fn exchange_with(&mut self, exchange: &Exchange<'_>, _remote: Option<Endpoint>) {
+        self.exchange(exchange);
+    }
+
     /// Whether [`Exchange::attributes`] are looked at. Where they are not, a parser may leave them out, and need not keep what only they show.
     fn wants_attributes(&self) -> bool {
         true
@@ -87,8 +92,9 @@ pub enum Transport {
     /// TCP: one stream of bytes in each direction; calls cut it anywhere.
     #[default]
     Stream,
-    /// UDP: each call is one message. `parse` gets each datagram once, whole or cut at its end by the capture limit, whatever it answers;
-    /// there are no gaps, skips or ends, and either flow may lack messages.
+    /// UDP: each call is one message. [`Parser::datagram`] gets each once, whole or cut at its end by the capture limit, whatever it
+    /// answers; there are no gaps and no skips, either flow may lack messages, and a socket has many other ends. `close` is called when the
+    /// socket has been silent for long.
     Datagrams,
 }
 
@@ -109,6 +115,12 @@ pub struct Opening {
 pub trait Parser: Send {
     /// `bytes` is never empty and starts where the last call for this flow stopped.
     fn parse(&mut self, flow: Flow, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step;
+
+    /// A datagram on a socket of [`Transport::Datagrams`]. `remote` is its other end, where that is known: an answer's often is not, since the
+    /// kernel tells the program only. What the parser keeps of it goes back with [`Sink::exchange_with`], as it came.
+    fn datagram(&mut self, flow: Flow, bytes: &[u8], at: At, _remote: Option<Endpoint>, out: &mut dyn Sink) -> Step {
+        self.parse(flow, bytes, at, out)
+    }
 
     /// The last byte of a [`Step::Skip`] went by at `at_ns`. Also called at once for a skip of 0 bytes.
     fn skipped(&mut self, flow: Flow, at_ns: u64, out: &mut dyn Sink);
