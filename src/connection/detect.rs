@@ -5,7 +5,7 @@
 
 use crate::{
     model::{Direction, Flow, Role},
-    protocols::{DEFINITIONS, Definition, Likeness},
+    protocols::{DEFINITIONS, Definition, Likeness, Transport},
 };
 
 use super::stream::Segment;
@@ -71,7 +71,7 @@ impl Detector {
             None => &[Flow::Request, Flow::Response],
         };
         let mut hopeless = true;
-        for definition in DEFINITIONS {
+        for definition in DEFINITIONS.iter().filter(|definition| definition.transports.contains(&Transport::Stream)) {
             for &flow in flows {
                 let likeness = self.likeness(definition, direction, flow);
                 hopeless &= likeness == Likeness::No;
