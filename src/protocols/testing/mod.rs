@@ -4,6 +4,8 @@
 pub mod golden;
 pub mod proof;
 
+use std::net::IpAddr;
+
 use crate::{
     connection::stream::{NotMine, Segment, Stream},
     model::{Exchange, Flags, Flow, Value},
@@ -89,6 +91,9 @@ pub struct Collected {
     pub exchanges: Vec<OwnedExchange>,
     pub captures: Vec<Capture>,
     pub losses: Vec<Loss>,
+    pub server_names: Vec<String>,
+    /// Name, address, seconds.
+    pub resolved: Vec<(String, IpAddr, u32)>,
 }
 
 impl Sink for Collected {
@@ -102,6 +107,14 @@ impl Sink for Collected {
 
     fn lost(&mut self, loss: Loss) {
         self.losses.push(loss);
+    }
+
+    fn server_name(&mut self, name: &str) {
+        self.server_names.push(name.to_owned());
+    }
+
+    fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
+        self.resolved.push((name.to_owned(), address, ttl_s));
     }
 }
 
