@@ -151,7 +151,7 @@ fn index(direction: Direction) -> usize {
     direction as usize
 }
 
-fn opposite(direction: Direction) -> Direction {
+pub fn opposite(direction: Direction) -> Direction {
     match direction {
         Direction::Sent => Direction::Received,
         Direction::Received => Direction::Sent,

@@ -1,6 +1,7 @@
 //! From the data events of one connection to exchanges: naming the protocol, positions and gaps, feeding its parser.
 //! Knows nothing of processes, names or outputs.
 
+pub mod datagrams;
 mod detect;
 pub mod stream;
 
@@ -36,6 +37,8 @@ enum State {
 
 struct Parsing {
     protocol: Protocol,
+    /// The parser wants to hear of the passing of time.
+    waits: bool,
     parser: Box<dyn Parser>,
     /// By direction: what the sent bytes are decides the flow.
     sent: Flow,
@@ -87,6 +90,7 @@ impl Connection {
                     let raw = self.raw.contains(definition.protocol);
                     let mut parsing = Parsing {
                         protocol: definition.protocol,
+                        waits: definition.waits,
                         parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream, raw }),
                         sent,
                         streams: [
@@ -113,6 +117,20 @@ impl Connection {
             None => self.skipping(direction),
         };
         Outcome { wish, named }
+    }
+
+    /// Whether [`Self::tick`] does anything.
+    pub fn waits(&self) -> bool {
+        matches!(&self.state, State::Parsing(parsing) if parsing.waits)
+    }
+
+    /// About a second has passed.
+    pub fn tick(&mut self, now_ns: u64, out: &mut dyn Sink) {
+        if let State::Parsing(parsing) = &mut self.state
+            && parsing.waits
+        {
+            parsing.parser.tick(now_ns, out);
+        }
     }
 
     /// The socket is closed: the parser ends what is under way. `received` is what went through in all: bytes that no hook saw
