@@ -93,6 +93,25 @@ pub enum Body<'a> {
         unread: bool,
         payload: &'a [u8],
     },
+    /// A UDP socket is met, or met again after a long silence.
+    UdpOpen {
+        /// An unspecified address, a port 0: an end that the socket does not know.
+        tuple: Tuple,
+        cgroup_id: u64,
+        start_ns: u64,
+        role: Role,
+        comm: Text<16>,
+    },
+    Datagram {
+        direction: Direction,
+        /// Datagrams of this direction before this one.
+        number: u64,
+        size: u32,
+        unread: bool,
+        /// The other end, where it is known.
+        remote: Option<Endpoint>,
+        payload: &'a [u8],
+    },
     /// Both texts are borrowed, NUL-padded, at most 128 bytes: an event is passed on by value, and most are small.
     Exec {
         cgroup_id: u64,
@@ -180,6 +199,8 @@ const FORK: u8 = types::event_kind::EVENT_FORK.0 as u8;
 const COUNTERS: u8 = types::event_kind::EVENT_COUNTERS.0 as u8;
 const TICK: u8 = types::event_kind::EVENT_TICK.0 as u8;
 const SWEEP: u8 = types::event_kind::EVENT_SWEEP.0 as u8;
+const UDP_OPEN: u8 = types::event_kind::EVENT_UDP_OPEN.0 as u8;
+const DATAGRAM: u8 = types::event_kind::EVENT_DATAGRAM.0 as u8;
 
 const SENT: u8 = types::event_flag::EVENT_SENT.0 as u8;
 const ADOPTED: u8 = types::event_flag::EVENT_ADOPTED.0 as u8;
@@ -196,7 +217,7 @@ pub fn record_len(bytes: &[u8]) -> Option<usize> {
 pub fn route(bytes: &[u8]) -> Option<Route> {
     let header: types::event_header = copy(bytes).ok()?;
     Some(match header.kind {
-        OPEN | OWNER | CLOSE | FAIL | DATA | COUNTERS => Route::Connection(ConnectionId(header.connection_id)),
+        OPEN | OWNER | CLOSE | FAIL | DATA | COUNTERS | UDP_OPEN | DATAGRAM => Route::Connection(ConnectionId(header.connection_id)),
         _ => Route::Everyone,
     })
 }
@@ -223,10 +244,8 @@ impl<'a> Event<'a> {
         let body = match raw.kind {
             DATA => {
                 let data: types::data_event = copy(bytes)?;
-                let begin = size_of::<types::data_event>();
-                let payload = bytes.get(begin..begin + data.captured as usize).ok_or(DecodeError::Short(bytes.len()))?;
+                let payload = payload(bytes, size_of::<types::data_event>(), data.captured, data.size)?;
                 let direction = if has(SENT) { Direction::Sent } else { Direction::Received };
-                let payload = &payload[..payload.len().min(data.size as usize)];
                 Body::Data { direction, offset: data.offset, size: data.size, unread: has(UNREAD), payload }
             }
             OPEN => {
@@ -238,6 +257,27 @@ impl<'a> Event<'a> {
                     connect_ns: open.connect_ns,
                     role: role(open.role),
                     adopted: has(ADOPTED),
+                    comm: Text(open.comm),
+                }
+            }
+            DATAGRAM => {
+                let datagram: types::datagram_event = copy(bytes)?;
+                Body::Datagram {
+                    direction: if has(SENT) { Direction::Sent } else { Direction::Received },
+                    number: datagram.number,
+                    size: datagram.size,
+                    unread: has(UNREAD),
+                    remote: (datagram.remote_port != 0).then(|| endpoint(datagram.remote, datagram.remote_port)),
+                    payload: payload(bytes, size_of::<types::datagram_event>(), datagram.captured, datagram.size)?,
+                }
+            }
+            UDP_OPEN => {
+                let open: types::udp_open_event = copy(bytes)?;
+                Body::UdpOpen {
+                    tuple: tuple(&open.tuple),
+                    cgroup_id: open.cgroup_id,
+                    start_ns: open.start_ns,
+                    role: role(open.role),
                     comm: Text(open.comm),
                 }
             }
@@ -360,6 +400,28 @@ impl<'a> Event<'a> {
                     }
                 );
             }
+            Body::Datagram { direction, number, size, unread, remote, payload } => {
+                let flags = if direction == Direction::Sent { SENT } else { 0 } | if unread { UNREAD } else { 0 };
+                let length = size_of::<types::datagram_event>() + payload.len();
+                let record = types::datagram_event {
+                    header: header(DATAGRAM, flags, length),
+                    number,
+                    size,
+                    captured: payload.len() as u32,
+                    remote: remote.map_or([0; 16], |remote| octets(remote.address)),
+                    remote_port: remote.map_or(0, |remote| remote.port),
+                    ..types::datagram_event::default()
+                };
+                out.extend_from_slice(plain_bytes(&record));
+                out.extend_from_slice(payload);
+            }
+            Body::UdpOpen { tuple, cgroup_id, start_ns, role, comm } => {
+                put!(
+                    UDP_OPEN,
+                    0,
+                    udp_open_event { tuple: raw_tuple(&tuple), cgroup_id: cgroup_id, start_ns: start_ns, role: role as u8, comm: comm.0 }
+                );
+            }
             Body::Owner { cgroup_id, comm } => put!(OWNER, 0, owner_event { cgroup_id: cgroup_id, comm: comm.0 }),
             Body::Close { start_ns, connect_ns, totals, calls_sent, calls_received, error, reason } => {
                 put!(
@@ -431,16 +493,28 @@ fn plain_bytes<T: Plain>(value: &T) -> &[u8] {
     crate::skel::bytes(value)
 }
 
+/// The captured bytes behind a record's fixed part.
+fn payload(record: &[u8], begin: usize, captured: u32, size: u32) -> Result<&[u8], DecodeError> {
+    let payload = record.get(begin..begin + captured as usize).ok_or(DecodeError::Short(record.len()))?;
+    Ok(&payload[..payload.len().min(size as usize)])
+}
+
+fn endpoint(address: [u8; 16], port: u16) -> Endpoint {
+    Endpoint { address: IpAddr::V6(Ipv6Addr::from(address)).to_canonical(), port }
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
 fn tuple(raw: &types::socket_tuple) -> Tuple {
-    let endpoint = |address: [u8; 16], port| Endpoint { address: IpAddr::V6(Ipv6Addr::from(address)).to_canonical(), port };
     Tuple { local: endpoint(raw.local, raw.local_port), remote: endpoint(raw.remote, raw.remote_port), netns: raw.netns }
 }
 
 fn raw_tuple(tuple: &Tuple) -> types::socket_tuple {
-    let octets = |address: IpAddr| match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    };
     types::socket_tuple {
         local: octets(tuple.local.address),
         remote: octets(tuple.remote.address),

@@ -31,6 +31,8 @@ plain! {
     fork_event: 40,
     counters_event: 56,
     sweep_event: 40,
+    udp_open_event: 112,
+    datagram_event: 72,
     socket_tuple: 40,
     conn: 168,
     capture_wish: 24,

@@ -12,6 +12,7 @@ mod replay;
 mod router;
 mod services;
 mod tape;
+mod udp;
 mod worker;
 
 use std::{

@@ -1,7 +1,11 @@
 //! Who speaks on a connection: both ends as processes or addresses, and the edge, the listeners and the lines that its exchanges go to.
 //! Knows nothing of bytes and parsers.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use super::{
     lines::Lines,
@@ -23,12 +27,14 @@ use crate::{
 
 /// Who speaks, and what was counted.
 pub struct About {
-    id: ConnectionId,
-    tuple: Tuple,
+    pub id: ConnectionId,
+    pub tuple: Tuple,
     pub role: Role,
     pub adopted: bool,
+    /// A socket of UDP, whose tuple is that of the exchange at hand.
+    pub is_udp: bool,
     /// False for an attempt that failed.
-    established: bool,
+    pub established: bool,
     start_ns: u64,
     connect_ns: u64,
     /// Time of the last event that named the connection.
@@ -63,6 +69,8 @@ pub struct Around {
     pub options: Options,
     pub names: Names,
     pub(super) peers: Table<Socket, Peer>,
+    /// The same for UDP, where a socket is found by its own end alone.
+    bound: Table<Bound, BoundPeer>,
     /// Closed sockets whose entry among the peers is kept a little longer.
     ended: VecDeque<(Socket, ConnectionId)>,
     pub map: ServiceMap,
@@ -99,6 +107,26 @@ impl Socket {
     }
 }
 
+/// Names a UDP socket of this host. An address of loopback, or none, means something within its namespace only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Bound {
+    local: Endpoint,
+    netns: u32,
+}
+
+impl Bound {
+    fn of(local: Endpoint, netns: u32) -> Self {
+        let address = local.address;
+        Self { local, netns: if address.is_loopback() || address.is_unspecified() { netns } else { 0 } }
+    }
+}
+
+struct BoundPeer {
+    peer: Peer,
+    /// What it talked to when it was met.
+    remote: Endpoint,
+}
+
 pub(super) struct Peer {
     id: ConnectionId,
     process: Option<Arc<Process>>,
@@ -119,6 +147,7 @@ impl About {
             tuple,
             role,
             adopted,
+            is_udp: false,
             established: true,
             start_ns,
             connect_ns,
@@ -136,6 +165,15 @@ impl About {
         self.tries = 0;
         if let Some(edge) = &mut self.edge {
             edge.settled = false;
+        }
+    }
+
+    /// The next exchange is between these.
+    pub fn turn_to(&mut self, tuple: Tuple) {
+        if self.tuple != tuple {
+            self.tuple = tuple;
+            self.edge = None;
+            self.tries = 0;
         }
     }
 
@@ -178,6 +216,7 @@ impl Around {
             options,
             names,
             peers: Table::default(),
+            bound: Table::default(),
             ended: VecDeque::new(),
             map: ServiceMap::new(Limits::default()),
             lines,
@@ -198,10 +237,60 @@ impl Around {
         self.peers.insert(Socket::of(&about.tuple), Peer { id: about.id, process: about.process.clone() });
     }
 
-    /// The process of a socket is known, or another one.
-    pub fn named(&mut self, about: &About) {
-        if let Some(peer) = self.peers.get_mut(&Socket::of(&about.tuple)) {
+    /// The same for a UDP socket.
+    pub fn bound(&mut self, about: &About) {
+        let peer = Peer { id: about.id, process: about.process.clone() };
+        self.bound.insert(Bound::of(about.tuple.local, about.tuple.netns), BoundPeer { peer, remote: about.tuple.remote });
+    }
+
+    /// A UDP socket is forgotten.
+    pub fn unbound(&mut self, id: ConnectionId, tuple: &Tuple) {
+        let place = Bound::of(tuple.local, tuple.netns);
+        if self.bound.get(&place).is_some_and(|bound| bound.peer.id == id) {
+            self.bound.remove(&place);
+        }
+    }
+
+    /// The process of a socket, opened with this tuple, is known, or another one.
+    pub fn named(&mut self, about: &About, tuple: &Tuple) {
+        let peer = if about.is_udp {
+            self.bound.get_mut(&Bound::of(tuple.local, tuple.netns)).map(|bound| &mut bound.peer)
+        } else {
+            self.peers.get_mut(&Socket::of(tuple))
+        };
+        if let Some(peer) = peer.filter(|peer| peer.id == about.id) {
             peer.process.clone_from(&about.process);
+        }
+    }
+
+    /// The UDP socket of this host that has the end `remote` of a socket of `tuple`. One that is bound to every address is found where the
+    /// address is surely one of its host.
+    fn find_bound(&self, tuple: &Tuple, remote: Endpoint) -> Option<&BoundPeer> {
+        let any = |address| self.bound.get(&Bound::of(Endpoint { address, port: remote.port }, tuple.netns));
+        let near = remote.address.is_loopback() || remote.address == tuple.local.address;
+        let exact = self.bound.get(&Bound::of(remote, tuple.netns));
+        exact.or_else(|| if near { any(Ipv4Addr::UNSPECIFIED.into()).or_else(|| any(Ipv6Addr::UNSPECIFIED.into())) } else { None })
+    }
+
+    /// The address that a UDP socket uses toward `remote`, as far as that can be told: one that is bound to every address has none itself.
+    pub fn local_address(&self, bound: &Tuple, remote: Endpoint) -> IpAddr {
+        let own = bound.local.address;
+        if !own.is_unspecified() || remote.address.is_unspecified() {
+            return own;
+        }
+        if remote.address.is_loopback() {
+            return remote.address;
+        }
+        let known = self.find_bound(bound, remote).map(|found| found.remote);
+        known.filter(|known| known.port == bound.local.port && !known.address.is_unspecified()).map_or(own, |known| known.address)
+    }
+
+    /// Whether the user wants to see what sockets of this role say.
+    pub fn shows(&self, role: Role) -> bool {
+        match self.options.sides {
+            Sides::Both => true,
+            Sides::Server => role != Role::Client,
+            Sides::Client => role != Role::Server,
         }
     }
 
@@ -246,6 +335,10 @@ impl Around {
     fn peer(&mut self, about: &About) -> (Option<ConnectionId>, Option<Arc<Process>>, bool) {
         if self.options.frames {
             return (None, None, true);
+        }
+        if about.is_udp {
+            let found = self.find_bound(&about.tuple, about.tuple.remote).map(|found| &found.peer);
+            return found.map_or((None, None, false), |peer| (Some(peer.id), peer.process.clone(), peer.process.is_some()));
         }
         if let Some(peer) = self.peers.get(&Socket::of(&about.tuple).other_end()) {
             return (Some(peer.id), peer.process.clone(), peer.process.is_some());
@@ -311,12 +404,7 @@ impl Around {
     }
 
     fn connection_line(&mut self, about: &About, protocol: Protocol, totals: &Totals, now_ns: u64, error: u32, reason: Option<&str>) {
-        let shown = match self.options.sides {
-            Sides::Both => true,
-            Sides::Server => about.role != Role::Client,
-            Sides::Client => about.role != Role::Server,
-        };
-        let Some(edge) = about.edge.as_ref().filter(|_| shown && self.options.lines) else { return };
+        let Some(edge) = about.edge.as_ref().filter(|_| self.shows(about.role) && self.options.lines) else { return };
         json::connection(
             &mut self.lines.text,
             &ConnectionView {

@@ -11,10 +11,11 @@ use super::{
     names::{Hint, Names},
     parties::{About, Around, Out},
     router::{Batch, Message},
+    udp::Sockets,
 };
 use crate::{
     config::Sides,
-    connection::{Connection, stream::Segment},
+    connection::{Connection, datagrams::Datagram, stream::Segment},
     event::{Body, CloseReason, Event, Header, Totals, text_lossy},
     model::{ConnectionId, Direction, Process, Protocol, Protocols, Role, Wish},
     service_map::{Listener, Shard},
@@ -53,13 +54,21 @@ pub struct Report {
     pub last: bool,
 }
 
-pub const EVENT_NAMES: [&str; 12] =
-    ["open", "owner", "close", "fail", "listen", "data", "exec", "exit", "fork", "counters", "tick", "sweep"];
+pub const EVENT_NAMES: [&str; 14] =
+    ["open", "owner", "close", "fail", "listen", "data", "exec", "exit", "fork", "counters", "tick", "sweep", "udp_open", "datagram"];
+
+/// Parsers hear of the passing of time at the first tick after so long.
+const SECOND_NS: u64 = 900_000_000;
 
 pub(super) type Table<K, V> = HashMap<K, V, RandomState>;
 
 pub struct Worker {
     connections: Table<ConnectionId, Box<Entry>>,
+    sockets: Sockets,
+    /// Connections whose parsers want to hear of the passing of time.
+    waiting: Vec<ConnectionId>,
+    /// When they last did.
+    told_ns: u64,
     around: Around,
     events: [u64; EVENT_NAMES.len()],
 }
@@ -72,7 +81,14 @@ struct Entry {
 
 impl Worker {
     pub fn new(options: Options, names: Names, losses: Arc<Losses>) -> Self {
-        Self { connections: Table::default(), around: Around::new(options, names, losses), events: [0; EVENT_NAMES.len()] }
+        Self {
+            connections: Table::default(),
+            sockets: Sockets::default(),
+            waiting: Vec::new(),
+            told_ns: 0,
+            around: Around::new(options, names, losses),
+            events: [0; EVENT_NAMES.len()],
+        }
     }
 
     /// Handles one message; false at the end. `wish` reaches the kernel; `report` is called once a tick.
@@ -143,6 +159,17 @@ impl Worker {
                 let process = around.process(header, cgroup_id, &comm);
                 self.open(header.connection, About::new(header.connection, tuple, role, adopted, start_ns, connect_ns, process));
             }
+            Body::Datagram { direction, number, size, remote, payload, .. } => {
+                let datagram = Datagram { number, size: size.into(), payload, remote, time_ns: header.time_ns };
+                self.sockets.datagram(header, direction, datagram, &mut self.around, wish);
+            }
+            Body::UdpOpen { tuple, cgroup_id, start_ns, role, comm } => {
+                let process = around.process(header, cgroup_id, &comm);
+                let about = About::new(header.connection, tuple, role, false, start_ns, 0, process);
+                if self.has_room() {
+                    self.sockets.open(about, &mut self.around);
+                }
+            }
             Body::Owner { cgroup_id, comm } => {
                 let process = around.process(header, cgroup_id, &comm);
                 self.own(header.connection, process);
@@ -166,23 +193,28 @@ impl Worker {
             }
             Body::Exit => around.names.exit(header.pid),
             Body::Fork { child } => around.names.fork(header.pid, child),
-            Body::Tick => self.tick(),
+            Body::Tick => self.tick(header.time_ns),
             Body::Sweep { since_ns } => self.sweep(header, since_ns),
         }
     }
 
     /// Two threads that use a fresh connection at once can both announce it: the first one counts.
     fn open(&mut self, id: ConnectionId, about: About) {
-        if self.connections.contains_key(&id) {
-            return;
-        }
-        if self.connections.len() >= self.around.options.connections {
-            self.around.losses.add(Reason::TableFull, 1);
+        if self.connections.contains_key(&id) || !self.has_room() {
             return;
         }
         self.around.opened(&about);
         let talk = Connection::new(about.role, about.adopted, self.around.options.raw);
         self.connections.insert(id, Box::new(Entry { talk, about }));
+    }
+
+    /// Room for one more connection or socket; none is counted.
+    fn has_room(&self) -> bool {
+        let room = self.connections.len() + self.sockets.len() < self.around.options.connections;
+        if !room {
+            self.around.losses.add(Reason::TableFull, 1);
+        }
+        room
     }
 
     /// Ends the connections whose close event was lost.
@@ -202,10 +234,13 @@ impl Worker {
 
     /// Another process uses the connection: an accepted socket was handed on, or its process is only now known.
     fn own(&mut self, id: ConnectionId, process: Option<Arc<Process>>) {
+        if self.sockets.own(id, &process, &mut self.around) {
+            return;
+        }
         let Some(entry) = self.connections.get_mut(&id) else { return };
         entry.about.process = process;
         entry.about.unsettle();
-        self.around.named(&entry.about);
+        self.around.named(&entry.about, &entry.about.tuple);
     }
 
     fn data(&mut self, header: &Header, direction: Direction, segment: Segment<'_>, wish: &mut dyn FnMut(ConnectionId, Wish)) {
@@ -218,6 +253,9 @@ impl Worker {
         let outcome = talk.data(direction, segment, &mut Out { about, around: &mut self.around });
         if about.role == Role::Unknown {
             about.role = talk.role();
+        }
+        if outcome.named && talk.waits() {
+            self.waiting.push(header.connection);
         }
         if let Some(wanted) = outcome.wish {
             wish(header.connection, wanted);
@@ -235,14 +273,36 @@ impl Worker {
         around.closed(about, protocol, totals, header.time_ns, error, reason);
     }
 
-    fn tick(&mut self) {
-        if !self.around.names.renamed() {
-            return;
+    fn tick(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.told_ns) >= SECOND_NS {
+            self.told_ns = now_ns;
+            self.pass_time(now_ns);
         }
+        if self.around.names.renamed() {
+            self.rename();
+        }
+    }
+
+    /// Tells those who wait for something that may never come.
+    fn pass_time(&mut self, now_ns: u64) {
+        let Self { connections, waiting, around, .. } = self;
+        waiting.retain(|id| {
+            let Some(entry) = connections.get_mut(id) else { return false };
+            let Entry { talk, about } = &mut **entry;
+            talk.tick(now_ns, &mut Out { about, around });
+            talk.waits()
+        });
+        self.sockets.tick(now_ns, around);
+    }
+
+    /// Containers have names that they did not have before.
+    fn rename(&mut self) {
         let mut unnamed: Vec<u32> = self
             .connections
             .values()
-            .filter_map(|entry| entry.about.process.as_ref())
+            .map(|entry| &entry.about)
+            .chain(self.sockets.abouts().map(|(about, _)| &*about))
+            .filter_map(|about| about.process.as_ref())
             .filter(|process| process.container.as_ref().is_some_and(|container| container.name.is_none()))
             .map(|process| process.pid)
             .collect();
@@ -258,11 +318,14 @@ impl Worker {
 
     /// A process is known better than before: its connections show it.
     fn refresh(&mut self, process: &Arc<Process>) {
-        for entry in self.connections.values_mut() {
-            let about = &mut entry.about;
+        let tcp = self.connections.values_mut().map(|entry| {
+            let tuple = entry.about.tuple;
+            (&mut entry.about, tuple)
+        });
+        for (about, tuple) in tcp.chain(self.sockets.abouts().map(|(about, bound)| (about, *bound))) {
             if about.process.as_ref().is_some_and(|old| old.pid == process.pid && old != process) {
                 about.process = Some(Arc::clone(process));
-                self.around.named(about);
+                self.around.named(about, &tuple);
             }
             about.unsettle();
         }
@@ -283,6 +346,8 @@ fn kind(body: &Body<'_>) -> usize {
         Body::Counters(_) => 9,
         Body::Tick => 10,
         Body::Sweep { .. } => 11,
+        Body::UdpOpen { .. } => 12,
+        Body::Datagram { .. } => 13,
     }
 }
 

@@ -11,6 +11,7 @@
 #define MSG_PEEK 2
 #define MSG_TRUNC 0x20
 #define MSG_ERRQUEUE 0x2000
+#define SOCK_BINDPORT_LOCK 8
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 

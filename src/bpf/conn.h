@@ -19,11 +19,17 @@ static __always_inline void map_v4(__u8 *to, __u32 address)
 	__builtin_memcpy(to + 12, &address, 4);
 }
 
-static __always_inline bool is_tcp(struct sock *sk)
+/* IPPROTO_TCP, IPPROTO_UDP …; 0 for sockets that are not of IPv4 or IPv6. */
+static __always_inline __u32 inet_protocol(struct sock *sk)
 {
 	__u16 family = LOAD(sk, __sk_common.skc_family);
 
-	return (family == AF_INET || family == AF_INET6) && LOAD(sk, sk_protocol) == IPPROTO_TCP;
+	return family == AF_INET || family == AF_INET6 ? LOAD(sk, sk_protocol) : 0;
+}
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	return inet_protocol(sk) == IPPROTO_TCP;
 }
 
 static __always_inline void read_tuple(struct socket_tuple *tuple, struct sock *sk)

@@ -4,8 +4,8 @@
  * recordings keep them. Every field is of fixed width and in host byte order;
  * addresses are in network byte order, IPv4 mapped into IPv6 (::ffff:a.b.c.d).
  *
- * A record begins with struct event_header. Only struct data_event has a
- * variable tail: `captured` bytes of payload follow it.
+ * A record begins with struct event_header. Only struct data_event and struct
+ * datagram_event have a variable tail: `captured` bytes of payload follow it.
  */
 #ifndef REMORA_EVENTS_H
 #define REMORA_EVENTS_H
@@ -23,6 +23,8 @@ enum event_kind {
 	EVENT_COUNTERS = 10, /* struct counters_event: written by user space from the connection map */
 	EVENT_TICK = 11,     /* struct event_header alone: written by user space, time goes on */
 	EVENT_SWEEP = 12,    /* struct sweep_event: written by user space after a look at all connections */
+	EVENT_UDP_OPEN = 13, /* struct udp_open_event: a UDP socket is met, or met again after a long silence */
+	EVENT_DATAGRAM = 14, /* struct datagram_event + payload */
 };
 
 enum conn_role {
@@ -42,10 +44,10 @@ enum close_reason {
 
 /* event_header.flags */
 enum event_flag {
-	EVENT_SENT = 1,	   /* data: sent by the watched process; else received */
+	EVENT_SENT = 1,	   /* data, datagram: sent by the watched process; else received */
 	EVENT_ADOPTED = 2, /* open: the connection is older than the agent */
 	EVENT_CLOSED = 4,  /* listen: the socket stopped listening */
-	EVENT_UNREAD = 8,  /* data: the payload could not be read (lengths-only call or a fault) */
+	EVENT_UNREAD = 8,  /* data, datagram: the payload could not be read (lengths-only call or a fault) */
 };
 
 #define ADDRESS_LEN 16
@@ -61,7 +63,8 @@ struct event_header {
 	/*
 	 * Unique for the agent's life; the low byte is a hash of the two ports
 	 * that is the same from both ends, so that the two sockets of a
-	 * same-host connection meet in one worker. 0 where there is none.
+	 * same-host connection meet in one worker (UDP: of the server's port).
+	 * 0 where there is none.
 	 */
 	__u64 connection_id;
 	__u32 pid; /* thread group */
@@ -130,6 +133,31 @@ struct data_event {
 	__u64 offset;	/* bytes of this direction before this call */
 	__u32 size;	/* bytes that the call moved */
 	__u32 captured; /* bytes of them that follow */
+};
+
+/*
+ * Ends that a UDP socket does not know are all zeros: the local address of one
+ * that is bound to every address, the remote of one that is not connected and
+ * has received first.
+ */
+struct udp_open_event {
+	struct event_header header;
+	struct socket_tuple tuple;
+	__u64 cgroup_id;
+	__u64 start_ns; /* time of the first datagram */
+	__u8 role;	/* enum conn_role, a guess where the socket is neither connected nor has received first */
+	__u8 _pad[7];
+	__u8 comm[COMM_LEN];
+};
+
+struct datagram_event {
+	struct event_header header;
+	__u64 number;		    /* datagrams of this direction before this one, since the open event */
+	__u32 size;		    /* bytes of the datagram */
+	__u32 captured;		    /* bytes of it that follow */
+	__u8 remote[ADDRESS_LEN];   /* its other end */
+	__u16 remote_port;	    /* host byte order; 0: the other end is not known */
+	__u8 _pad[6];
 };
 
 struct exec_event {

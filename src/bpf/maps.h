@@ -60,6 +60,41 @@ struct {
 	__type(value, struct conn);
 } conns __weak SEC(".maps");
 
+enum udp_flag {
+	UDP_ANNOUNCED = 1, /* user space has its open event */
+	UDP_IGNORED = 2,   /* filtered out for good */
+	UDP_QUIET = 4,	   /* the side that is not watched: it is announced, its datagrams are not */
+	UDP_CLAIMED = 8,   /* user space wants its datagrams */
+	UDP_DISMISSED = 16, /* nobody wants its datagrams */
+	UDP_EAGER = 32,	   /* one of its ports is well known for what is wanted */
+};
+
+struct udp_socket {
+	__u64 id;
+	__u64 last_ns;	  /* time of its last datagram */
+	__u64 numbers[2]; /* datagrams since it was met: [0] received, [1] sent */
+	__u32 pid;
+	__u8 role;  /* enum conn_role */
+	__u8 flags; /* enum udp_flag */
+	__u8 _pad[2];
+};
+
+/*
+ * Key: number of the socket's inode, which no other socket gets before 2^32
+ * more were made (the address of struct sock is used again at once, and no
+ * hook sees the end of a UDP socket). Written by the data hooks. Nobody
+ * deletes: the socket not used for the longest time makes room. If that ever
+ * hits a live one it is met anew and loses nothing but the answers under way.
+ * BPF_MAP_TYPE_SK_STORAGE would go with the socket, but the pointer that the
+ * family `syscalls` walks to is not one that the verifier lets it take.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct udp_socket);
+} udp_sockets __weak SEC(".maps");
+
 /* Records of events.h. Written by all hooks, read by the drain thread. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -90,6 +125,9 @@ struct {
 	__type(key, __u32);
 	__type(value, struct capture_wish);
 } wishes __weak SEC(".maps");
+
+/* The most that a record carries of one datagram; it is reserved whole. */
+#define DATAGRAM_MAX 4096
 
 /* A data record as it is reserved in the ring for a short call. */
 #define SHORT_MAX 512

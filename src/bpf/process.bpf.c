@@ -74,6 +74,8 @@ union any_event {
 	struct fork_event fork;
 	struct counters_event counters;
 	struct sweep_event sweep;
+	struct udp_open_event udp_open;
+	struct datagram_event datagram;
 };
 
 union any_event any_event;

@@ -13,9 +13,28 @@
 #define WAKE_LOOK_LOG2 3
 /* Most messages of one recvmmsg or sendmmsg that are read. */
 #define MMSG_MAX 16
+/* The same for datagrams, of which each must be read: none tells what the others said. */
+#define MMSG_DATAGRAMS_MAX 64
 /* Slots of the capture control table. A power of two. */
 #define CONTROL_SLOTS_LOG2 14
 #define CONTROL_SLOTS (1 << CONTROL_SLOTS_LOG2)
+
+/*
+ * A UDP socket that was silent for so long begins anew, with a new id. User
+ * space forgets a socket somewhat later, so it never gets a datagram of one
+ * that it has forgotten.
+ */
+#define UDP_SILENCE_NS 20000000000ULL
+/*
+ * Until a UDP socket is claimed its datagrams are reported only while it has
+ * not sent so many more than it received, or the other way round.
+ */
+#define UNCLAIMED_LEAD 16
+/* The same where a port says that a burst is worth its records: 53, DNS. What a socket says is judged by its bytes all the same. */
+#define UNCLAIMED_LEAD_EAGER 1024
+#define EAGER_PORT 53
+/* At its so many-th datagram the reader is woken: the sooner a lively socket is judged, the less is missed or written in vain. */
+#define UNCLAIMED_HURRY 8
 
 struct settings {
 	__u32 own_pid;	   /* the agent: never watched */

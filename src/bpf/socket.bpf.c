@@ -7,7 +7,7 @@
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
-#include "data.h"
+#include "udp.h"
 
 /* Bytes that a gathered call was given. Global, so that the verifier walks the loop once. */
 __weak __noinline __u64 total_len(__u64 base, __u64 pieces)
@@ -30,28 +30,46 @@ __weak __noinline __u64 total_len(__u64 base, __u64 pieces)
  * which: the thread's own progress tells. The call's end can be told from what
  * is at hand, so the next call starts at 0 again.
  */
-static __always_inline void read_mmsg(struct user_data *data, struct pt_regs *regs, int size, bool sent)
+static __always_inline struct mmsg_progress read_progress(struct pt_regs *regs, __u32 tid)
 {
 	struct mmsg_progress now = { SYSCALL_ARG2(regs), 0, 0 };
-	__u32 tid = bpf_get_current_pid_tgid();
 	struct mmsg_progress *progress = bpf_map_lookup_elem(&mmsg, &tid);
-	bool last = size < 0;
 
-	/* with a time-out recvmmsg may end after any message, without a sign */
-	if (!sent && SYSCALL_ARG5(regs))
-		return;
 	if (progress && progress->vector == now.vector)
 		now.next = progress->next;
+	return now;
+}
+
+static __always_inline void keep_progress(struct mmsg_progress *now, struct pt_regs *regs, __u32 tid, bool last)
+{
+	now->next++;
+	if (last || now->next >= SYSCALL_ARG3(regs))
+		bpf_map_delete_elem(&mmsg, &tid);
+	else
+		bpf_map_update_elem(&mmsg, &tid, now, BPF_ANY);
+}
+
+/* With a time-out recvmmsg may end after any message, without a sign. */
+static __always_inline bool ends_without_a_sign(struct pt_regs *regs, bool sent)
+{
+	return !sent && SYSCALL_ARG5(regs);
+}
+
+static __always_inline void read_mmsg(struct user_data *data, struct pt_regs *regs, int size, bool sent)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct mmsg_progress now;
+	bool last = size < 0;
+
+	if (ends_without_a_sign(regs, sent))
+		return;
+	now = read_progress(regs, tid);
 	if (!last) {
 		read_msghdr(data, now.vector + now.next * sizeof(struct mmsghdr));
 		/* a stream's sendmmsg ends with the first message that did not go out whole */
 		last = sent && (__u64)size < total_len(data->base, data->count);
 	}
-	now.next++;
-	if (last || now.next >= SYSCALL_ARG3(regs))
-		bpf_map_delete_elem(&mmsg, &tid);
-	else
-		bpf_map_update_elem(&mmsg, &tid, &now, BPF_ANY);
+	keep_progress(&now, regs, tid, last);
 }
 
 static __always_inline void locate(struct user_data *data, struct pt_regs *regs, int size, bool sent)
@@ -70,13 +88,62 @@ static __always_inline void locate(struct user_data *data, struct pt_regs *regs,
 	}
 }
 
+/*
+ * The other end of a received datagram is not known here unless the socket is
+ * connected: its address reaches the program's memory after the tracepoint.
+ */
+static __always_inline void locate_datagram(struct datagram_call *call, struct pt_regs *regs, int size, bool sent)
+{
+	__u64 nr = SYSCALL_NR(regs);
+
+	if (nr == (sent ? NR_WRITE : NR_READ) || nr == (sent ? NR_SENDTO : NR_RECVFROM)) {
+		call->data.base = SYSCALL_ARG2(regs);
+		call->room = clamp_len(SYSCALL_ARG3(regs), call->size);
+		if (nr == NR_SENDTO)
+			call->name = SYSCALL_ARG5(regs);
+	} else if (nr == (sent ? NR_WRITEV : NR_READV)) {
+		call->data.base = SYSCALL_ARG2(regs);
+		call->data.count = SYSCALL_ARG3(regs);
+	} else if (nr == (sent ? NR_SENDMSG : NR_RECVMSG)) {
+		read_datagram_header(call, SYSCALL_ARG2(regs), sent);
+	} else if (nr == (sent ? NR_SENDMMSG : NR_RECVMMSG)) {
+		__u32 tid = bpf_get_current_pid_tgid();
+		struct mmsg_progress now;
+
+		if (ends_without_a_sign(regs, sent))
+			return;
+		now = read_progress(regs, tid);
+		read_datagram_header(call, now.vector + now.next * sizeof(struct mmsghdr), sent);
+		keep_progress(&now, regs, tid, size < 0);
+	}
+}
+
+/* Of its own, so that it adds nothing to what TCP costs. */
+static __noinline int on_udp(struct sock *sk, int size, int flags, bool sent)
+{
+	struct datagram_call call = { .sk = (__u64)sk, .size = size, .sent = sent };
+	struct socket *socket = sk->sk_socket;
+
+	if (!socket || !socket->file || BPF_CORE_READ_BITFIELD(sk, sk_kern_sock))
+		return 0;
+	call.inode = socket->file->f_inode->i_ino;
+	locate_datagram(&call, (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()), size, sent);
+	if (size > 0 && (sent || takes_bytes(flags)))
+		on_datagram(&call);
+	return 0;
+}
+
 static __always_inline void on_socket(struct sock *sk, int size, int flags, bool sent)
 {
 	struct user_data data = NO_USER_DATA;
+	__u32 protocol = inet_protocol(sk);
 	struct socket *socket;
 
-	if (!is_tcp(sk))
+	if (protocol != IPPROTO_TCP) {
+		if (protocol == IPPROTO_UDP)
+			on_udp(sk, size, flags, sent);
 		return;
+	}
 	/* a socket of the kernel's own, with a file or without: the registers are of a call that has nothing to do with it */
 	socket = sk->sk_socket;
 	if (!socket || !socket->file || BPF_CORE_READ_BITFIELD(sk, sk_kern_sock))

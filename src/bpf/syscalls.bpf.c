@@ -6,11 +6,19 @@
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
-#include "data.h"
+#include "udp.h"
 
-/* The address of the TCP socket behind a descriptor; 0 if it is anything else. */
-static __always_inline __u64 tcp_sock_of(__u32 fd)
+/* The address of a socket of IPv4 or IPv6 and its protocol. */
+struct found {
+	__u64 sk;
+	__u64 inode; /* its number, UDP only */
+	__u32 protocol;
+};
+
+/* The socket behind a descriptor; protocol 0 if it is anything else. */
+static __always_inline struct found find_socket(__u32 fd)
 {
+	struct found found = {};
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct files_struct *files;
 	struct file **descriptors;
@@ -18,25 +26,27 @@ static __always_inline __u64 tcp_sock_of(__u32 fd)
 	struct fdtable *fdt;
 	struct inode *inode;
 	struct file *file;
-	__u64 sk;
 
 	if (SYSCALL_COMPAT(task))
-		return 0;
+		return found;
 	files = LOAD(task, files);
 	fdt = LOAD(files, fdt);
 	if (fd >= LOAD(fdt, max_fds))
-		return 0;
+		return found;
 	descriptors = LOAD(fdt, fd);
 	if (bpf_probe_read_kernel(&file, sizeof(file), descriptors + fd) || !file)
-		return 0;
+		return found;
 	inode = LOAD(file, f_inode);
 	if ((LOAD(inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return 0;
+		return found;
 	socket = LOAD(file, private_data);
 	/* by copy: a plain number, to be handed to a global function */
-	if (bpf_probe_read_kernel(&sk, sizeof(sk), &socket->sk) || !sk)
-		return 0;
-	return is_tcp((struct sock *)sk) ? sk : 0;
+	if (bpf_probe_read_kernel(&found.sk, sizeof(found.sk), &socket->sk) || !found.sk)
+		return found;
+	found.protocol = inet_protocol((struct sock *)found.sk);
+	if (found.protocol == IPPROTO_UDP)
+		found.inode = LOAD(inode, i_ino);
+	return found;
 }
 
 /* What a system call did, as the core wants it. */
@@ -89,10 +99,61 @@ static __always_inline void on_lengths(__u32 fd, __u32 size, bool sent)
 {
 	struct user_data data = NO_USER_DATA;
 	struct call call = { size, 0, sent };
-	__u64 sk = tcp_sock_of(fd);
+	struct found found = find_socket(fd);
 
-	if (sk)
-		on_call(sk, &call, &data);
+	if (found.protocol == IPPROTO_TCP)
+		on_call(found.sk, &call, &data);
+}
+
+/* The datagrams of recvmmsg or sendmmsg that went through. */
+__weak __noinline int on_datagrams(__u64 sk, __u64 inode, __u64 vector, __u32 messages, bool sent)
+{
+	__u32 i;
+
+	for (i = 0; i < MMSG_DATAGRAMS_MAX && i < messages; i++) {
+		struct datagram_call call = { .sk = sk, .inode = inode, .sent = sent };
+		__u64 header = vector + i * sizeof(struct mmsghdr);
+
+		if (bpf_probe_read_user(&call.size, sizeof(call.size),
+					(void *)(header + offsetof(struct mmsghdr, msg_len))) ||
+		    !call.size)
+			continue;
+		read_datagram_header(&call, header, true);
+		on_datagram(&call);
+	}
+	for (; i < messages && i < 1024 /* UIO_MAXIOV */; i++)
+		count(STAT_UNREAD);
+	return 0;
+}
+
+static __always_inline void on_udp(const struct found *found, struct pt_regs *regs, __u64 nr, __u32 size, bool sent)
+{
+	struct datagram_call call = { .sk = found->sk, .inode = found->inode, .size = size, .sent = sent };
+
+	switch (nr) {
+	case NR_SENDMMSG:
+	case NR_RECVMMSG:
+		on_datagrams(found->sk, found->inode, SYSCALL_ARG2(regs), size, sent);
+		return;
+	case NR_SENDMSG:
+	case NR_RECVMSG:
+		read_datagram_header(&call, SYSCALL_ARG2(regs), true);
+		break;
+	case NR_SENDTO:
+	case NR_RECVFROM:
+		call.name = SYSCALL_ARG5(regs);
+		/* fallthrough */
+	case NR_READ:
+	case NR_WRITE:
+		call.data.base = SYSCALL_ARG2(regs);
+		call.room = clamp_len(SYSCALL_ARG3(regs), size);
+		break;
+	default:
+		call.data.base = SYSCALL_ARG2(regs);
+		call.data.count = SYSCALL_ARG3(regs);
+		break;
+	}
+	on_datagram(&call);
 }
 
 SEC("tp_btf/sys_exit")
@@ -102,6 +163,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	__u64 nr = SYSCALL_NR(regs);
 	struct call call = { ret, 0, false };
 	__u64 flags = 0;
+	struct found found;
 	__u64 sk;
 
 	if (ret <= 0)
@@ -136,9 +198,13 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	}
 	if (!takes_bytes(flags))
 		return 0;
-	sk = tcp_sock_of(SYSCALL_ARG1(regs));
-	if (!sk)
+	found = find_socket(SYSCALL_ARG1(regs));
+	if (found.protocol != IPPROTO_TCP) {
+		if (found.protocol == IPPROTO_UDP)
+			on_udp(&found, regs, nr, ret, call.sent);
 		return 0;
+	}
+	sk = found.sk;
 	switch (nr) {
 	case NR_SENDMMSG:
 	case NR_RECVMMSG:

@@ -71,6 +71,9 @@ pub fn others(connection: u64, time_ns: u64) -> Vec<Vec<u8>> {
         Body::Counters(totals),
         Body::Tick,
         Body::Sweep { since_ns: 1 },
+        Body::UdpOpen { tuple, cgroup_id: 8, start_ns: 1, role: Role::Client, comm },
+        Body::Datagram { direction: Direction::Received, number: 3, size: 9, unread: false, remote: Some(remote), payload: b"datagram" },
+        Body::Datagram { direction: Direction::Sent, number: 0, size: 9, unread: true, remote: None, payload: b"" },
     ]
     .map(|body| encoded(connection, time_ns, body))
     .to_vec()
