@@ -15,9 +15,14 @@ use super::{
     router::Router,
 };
 use crate::{
+    event::{self, Body, Event},
+    model::ConnectionId,
     packet,
     record::{self, Chunk, End, Ending, Header},
 };
+
+/// Between two ticks of a capture file.
+const TICK_NS: u64 = 1_000_000_000;
 
 /// The two kinds of file, by their first bytes.
 pub enum Input {
@@ -105,7 +110,17 @@ fn recording(mut file: File, router: &mut Router) -> Result<Tail> {
 }
 
 fn capture(file: File, router: &mut Router, losses: &Losses) -> Result<Tail> {
-    let summary = packet::read_capture(BufReader::new(file), &mut |event| router.event(&event))?;
+    // Nobody ticks in a file: time goes on with its frames.
+    let mut next_tick_ns = 0;
+    let summary = packet::read_capture(BufReader::new(file), &mut |event| {
+        let time_ns = event.header.time_ns;
+        if time_ns >= next_tick_ns {
+            next_tick_ns = time_ns.saturating_add(TICK_NS);
+            let header = event::Header { time_ns, connection: ConnectionId(0), pid: 0, tid: 0 };
+            router.event(&Event { header, body: Body::Tick });
+        }
+        router.event(&event);
+    })?;
     let lost: u64 = summary.losses.iter().map(|(_, count)| count).sum();
     losses.add(Reason::Capture, lost);
     for (loss, count) in summary.losses.iter().filter(|(_, count)| *count > 0) {

@@ -128,7 +128,7 @@ impl Sink for ToMany<'_> {
 
     fn exchange_with(&mut self, exchange: &Exchange<'_>, remote: Option<Endpoint>) {
         let Self { about, around, bound } = self;
-        if !around.shows(about.role) {
+        if !around.options.frames && !around.shows(about.role) {
             return;
         }
         let remote = remote.unwrap_or(NOBODY);

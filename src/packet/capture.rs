@@ -46,7 +46,9 @@ pub struct CaptureSummary {
     pub frames: u64,
     /// TCP segments among them.
     pub segments: u64,
-    /// Frames with something else than TCP.
+    /// UDP datagrams among them.
+    pub datagrams: u64,
+    /// Frames with something else.
     pub others: u64,
     /// Time of the first frame and of the last.
     pub first_ns: u64,
@@ -74,6 +76,7 @@ pub fn read_capture(reader: impl Read, out: &mut dyn FnMut(Event<'_>)) -> Result
     reassembler.finish(out);
     result?;
     summary.segments = reassembler.segments();
+    summary.datagrams = reassembler.datagrams();
     summary.others = reassembler.others();
     summary.losses = reassembler.losses();
     Ok(summary)

@@ -291,7 +291,7 @@ impl Connection {
     }
 }
 
-fn header(connection: ConnectionId, time_ns: u64) -> Header {
+pub fn header(connection: ConnectionId, time_ns: u64) -> Header {
     Header { time_ns, connection, pid: 0, tid: 0 }
 }
 

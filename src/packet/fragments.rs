@@ -14,12 +14,14 @@ const MAX_DATAGRAM: u32 = 65_535;
 /// 64 KiB in pieces of the smallest IPv4 MTU in use (576) are 119.
 const MAX_PIECES: usize = 128;
 
-/// What the fragments of a datagram have in common. The protocol is left out: only those of TCP come here, or none is known yet.
+/// What the fragments of a datagram have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DatagramKey {
     pub source: IpAddr,
     pub destination: IpAddr,
     pub identification: u32,
+    /// IPv4 only: TCP or UDP.
+    pub protocol: u8,
 }
 
 #[derive(Clone, Copy, Debug)]

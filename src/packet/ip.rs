@@ -1,4 +1,4 @@
-//! IPv4, IPv6 and its extension headers, down to a TCP segment.
+//! IPv4, IPv6 and its extension headers, down to TCP or UDP, and the header of a TCP segment.
 
 use std::net::IpAddr;
 
@@ -12,6 +12,7 @@ use super::{
 use crate::model::Endpoint;
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -29,8 +30,9 @@ const MAX_PAYLOAD: u32 = 1 << 20;
 #[derive(Debug)]
 pub enum Transport<'a> {
     Tcp(IpPayload<'a>),
+    Udp(IpPayload<'a>),
     Fragment(DatagramKey, Fragment<'a>),
-    /// Not TCP.
+    /// Neither.
     Other,
 }
 
@@ -65,7 +67,8 @@ fn ipv4(packet: &[u8], original: u32) -> Result<Transport<'_>, Loss> {
         return Err(Loss::Cut);
     }
     let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_| Loss::Malformed)?;
-    if header.protocol().0 != TCP {
+    let protocol = header.protocol().0;
+    if !matches!(protocol, TCP | UDP) {
         return Ok(Transport::Other);
     }
     // Segmentation offload leaves the length 0 where it does not fit in 16 bits.
@@ -78,11 +81,11 @@ fn ipv4(packet: &[u8], original: u32) -> Result<Transport<'_>, Loss> {
     let (source, destination) = (IpAddr::V4(header.source_addr()), IpAddr::V4(header.destination_addr()));
     let offset = u32::from(header.fragments_offset().value()) * 8;
     if offset > 0 || header.more_fragments() {
-        let key = DatagramKey { source, destination, identification: u32::from(header.identification()) };
-        let fragment = Fragment { offset, more: header.more_fragments(), captured, length, next_header: TCP };
+        let key = DatagramKey { source, destination, identification: u32::from(header.identification()), protocol };
+        let fragment = Fragment { offset, more: header.more_fragments(), captured, length, next_header: protocol };
         return Ok(Transport::Fragment(key, fragment));
     }
-    Ok(Transport::Tcp(IpPayload { source, destination, captured, length, identification: header.identification() }))
+    Ok(carried(protocol, IpPayload { source, destination, captured, length, identification: header.identification() }))
 }
 
 fn ipv6(packet: &[u8], original: u32) -> Result<Transport<'_>, Loss> {
@@ -98,15 +101,12 @@ fn ipv6(packet: &[u8], original: u32) -> Result<Transport<'_>, Loss> {
     };
     let captured = cut(packet.get(40..).unwrap_or_default(), length);
     match extensions(header.next_header().0, captured, length)? {
-        Extensions::Tcp { captured, length } => Ok(Transport::Tcp(IpPayload {
-            source: unmapped(source),
-            destination: unmapped(destination),
-            captured,
-            length,
-            identification: 0,
-        })),
+        Extensions::Whole { protocol, captured, length } => {
+            let (source, destination) = (unmapped(source), unmapped(destination));
+            Ok(carried(protocol, IpPayload { source, destination, captured, length, identification: 0 }))
+        }
         Extensions::Fragment { identification, fragment } => {
-            Ok(Transport::Fragment(DatagramKey { source, destination, identification }, fragment))
+            Ok(Transport::Fragment(DatagramKey { source, destination, identification, protocol: 0 }, fragment))
         }
         Extensions::Other => Ok(Transport::Other),
     }
@@ -115,22 +115,31 @@ fn ipv6(packet: &[u8], original: u32) -> Result<Transport<'_>, Loss> {
 /// Reads what a whole datagram, put together from fragments, carries; its first header is `next_header`.
 pub fn parse_datagram(key: DatagramKey, next_header: u8, captured: &[u8], length: u32) -> Result<Transport<'_>, Loss> {
     match extensions(next_header, captured, length)? {
-        Extensions::Tcp { captured, length } => Ok(Transport::Tcp(IpPayload {
-            source: unmapped(key.source),
-            destination: unmapped(key.destination),
-            captured,
-            length,
-            identification: 0,
-        })),
+        Extensions::Whole { protocol, captured, length } => {
+            let (source, destination) = (unmapped(key.source), unmapped(key.destination));
+            Ok(carried(protocol, IpPayload { source, destination, captured, length, identification: 0 }))
+        }
         // A fragment header inside a reassembled datagram: no sender does it.
         Extensions::Fragment { .. } => Err(Loss::Malformed),
         Extensions::Other => Ok(Transport::Other),
     }
 }
 
+fn carried(protocol: u8, payload: IpPayload<'_>) -> Transport<'_> {
+    if protocol == UDP { Transport::Udp(payload) } else { Transport::Tcp(payload) }
+}
+
 enum Extensions<'a> {
-    Tcp { captured: &'a [u8], length: u32 },
-    Fragment { identification: u32, fragment: Fragment<'a> },
+    /// Of TCP or UDP.
+    Whole {
+        protocol: u8,
+        captured: &'a [u8],
+        length: u32,
+    },
+    Fragment {
+        identification: u32,
+        fragment: Fragment<'a>,
+    },
     Other,
 }
 
@@ -138,7 +147,7 @@ enum Extensions<'a> {
 fn extensions(mut next_header: u8, mut captured: &[u8], mut length: u32) -> Result<Extensions<'_>, Loss> {
     for _ in 0..MAX_EXTENSION_HEADERS {
         let header_len = match next_header {
-            TCP => return Ok(Extensions::Tcp { captured, length }),
+            TCP | UDP => return Ok(Extensions::Whole { protocol: next_header, captured, length }),
             FRAGMENT => {
                 let (Some(&next), Some(place), Some(identification)) = (captured.first(), read_u16(captured, 2), read_u32(captured, 4))
                 else {

@@ -1,4 +1,4 @@
-//! Frames → TCP segments → reassembled streams → [`Event`](crate::event::Event)s, for capture files and for frames from a NIC.
+//! Frames → TCP segments → reassembled streams, and UDP datagrams → [`Event`](crate::event::Event)s, for capture files and for frames from a NIC.
 //!
 //! A connection is seen from outside, by both its ends at once: it is reported as one watched socket, the client's where the handshake told
 //! who that is. Knows nothing of processes; checksums are not verified, because frames captured where they are sent do not have them yet.
@@ -6,6 +6,7 @@
 
 mod capture;
 mod connection;
+mod datagrams;
 mod fragments;
 mod half;
 mod ip;
@@ -22,7 +23,7 @@ pub use reassembler::Reassembler;
 /// Bounds of everything that is kept between frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in the table, ended ones that are still remembered included; the longest silent go first.
+    /// Connections in the table, ended ones that are still remembered included; the longest silent go first. The same for UDP.
     pub connections: usize,
     /// Out-of-order bytes kept per direction before the hole in front of them is given up.
     pub pending_bytes_per_direction: usize,
@@ -66,7 +67,7 @@ pub enum Loss {
     Link,
     /// Frames whose headers contradict themselves.
     Malformed,
-    /// Frames cut by the capture's snapshot length before the end of the TCP header.
+    /// Frames cut by the capture's snapshot length before the end of the TCP or UDP header.
     Cut,
     /// IP fragments that never made a whole datagram (one missing, overlapping, too many at once).
     Fragment,
@@ -78,11 +79,11 @@ pub enum Loss {
     BeforeStart,
     /// Bytes of streams that were never captured: each is also a jump in the offsets of the events.
     HoleBytes,
-    /// Bytes of captured segments that lie beyond the capture's snapshot length.
+    /// Bytes of captured segments and datagrams that lie beyond the capture's snapshot length.
     SnappedBytes,
     /// Connections given up for newer ones because the table was full.
     ConnectionTable,
-    /// The same segment captured again at another interface.
+    /// The same segment or datagram captured again at another interface.
     DuplicateFrame,
 }
 

@@ -5,6 +5,7 @@ use hashbrown::HashMap;
 use super::{
     Limits, LinkType, Loss, Losses,
     connection::{Connection, Out},
+    datagrams::{self, Conversations},
     fragments::Fragments,
     ip::{self, Segment, Transport},
     link::{self, Network},
@@ -29,6 +30,7 @@ type Key = (Endpoint, Endpoint);
 pub struct Reassembler {
     limits: Limits,
     connections: HashMap<Key, Connection>,
+    conversations: Conversations,
     fragments: Fragments,
     losses: Losses,
     /// Last connection id without its low byte.
@@ -39,6 +41,7 @@ pub struct Reassembler {
     /// Cost of all buffered segments.
     pending_bytes: usize,
     segments: u64,
+    datagrams: u64,
     others: u64,
 }
 
@@ -47,6 +50,7 @@ impl Reassembler {
         Self {
             limits,
             connections: HashMap::new(),
+            conversations: Conversations::default(),
             fragments: Fragments::default(),
             losses: Losses::default(),
             counter: 0,
@@ -54,6 +58,7 @@ impl Reassembler {
             next_sweep_ns: 0,
             pending_bytes: 0,
             segments: 0,
+            datagrams: 0,
             others: 0,
         }
     }
@@ -101,14 +106,19 @@ impl Reassembler {
         self.segments
     }
 
-    /// Frames so far that carried something else than TCP.
+    /// UDP datagrams taken in so far.
+    pub fn datagrams(&self) -> u64 {
+        self.datagrams
+    }
+
+    /// Frames so far that carried something else than TCP or UDP.
     pub fn others(&self) -> u64 {
         self.others
     }
 
-    /// Connections held now, ended ones that are still remembered included.
+    /// Connections held now, ended ones that are still remembered included, and conversations of UDP.
     pub fn connections(&self) -> usize {
-        self.connections.len()
+        self.connections.len() + self.conversations.len()
     }
 
     /// Cost in bytes of the out-of-order segments held now.
@@ -127,6 +137,13 @@ impl Reassembler {
             Transport::Other => self.others += 1,
             Transport::Tcp(packet) => match ip::segment(&packet) {
                 Ok(segment) => self.segment(&segment, time_ns, out),
+                Err(loss) => self.losses.add(loss, 1),
+            },
+            Transport::Udp(packet) => match datagrams::datagram(&packet) {
+                Ok(datagram) => {
+                    self.datagrams += 1;
+                    self.conversations.datagram(&datagram, time_ns, &mut self.counter, &self.limits, &mut self.losses, out);
+                }
                 Err(loss) => self.losses.add(loss, 1),
             },
             Transport::Fragment(key, fragment) => {
@@ -181,6 +198,7 @@ impl Reassembler {
         let now_ns = self.now_ns;
         let limits = self.limits;
         self.next_sweep_ns = now_ns.saturating_add(limits.lingering_ns.min(limits.hole_wait_ns).min(limits.idle_ns) / 4);
+        self.conversations.expire(now_ns);
         let mut due: Vec<(u64, Key, bool)> = Vec::new();
         for (&key, connection) in &self.connections {
             let silent_ns = now_ns.saturating_sub(connection.last_ns);

@@ -7,7 +7,7 @@ use crate::packet::{Limits, LinkType, Loss};
 
 const OPEN: &str = "1 open unknown 10.0.0.1:4000 > 10.0.0.2:80 adopted connect=0";
 
-fn packet(payload: &[u8]) -> Vec<u8> {
+pub fn packet(payload: &[u8]) -> Vec<u8> {
     ethernet(true, 4000, ACK, 1, 1, payload)[14..].to_vec()
 }
 
@@ -61,10 +61,14 @@ fn leaves_out_the_padding_of_short_frames() {
 }
 
 #[test]
-fn counts_what_is_not_tcp_apart_from_what_is_broken() {
+fn counts_what_is_neither_tcp_nor_udp_apart_from_what_is_broken() {
     let mut wire = Wire::new();
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut frame, b"udp").unwrap();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+        .icmpv4_echo_request(1, 2)
+        .write(&mut frame, b"icmp")
+        .unwrap();
     wire.frame(LinkType::Ethernet, &frame);
     wire.frame(LinkType::Ethernet, &[&[0; 12][..], &[8, 6], &[0; 28]].concat());
     assert_eq!((wire.reassembler.others(), wire.losses().as_str()), (2, ""));
@@ -98,7 +102,7 @@ fn takes_the_length_of_an_offloaded_packet_from_its_frame() {
 }
 
 /// Cuts an IPv4 packet without options into fragments of `size` bytes.
-fn ipv4_fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub fn ipv4_fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
     let (header, body) = packet.split_at(20);
     let pieces: Vec<&[u8]> = body.chunks(size).collect();
     let last = pieces.len() - 1;

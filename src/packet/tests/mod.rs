@@ -1,5 +1,6 @@
 //! Crafted frames, real captures and damaged ones.
 
+mod datagrams;
 mod files;
 mod frames;
 mod streams;
@@ -41,6 +42,13 @@ pub fn line(event: &Event<'_>) -> String {
         ),
         Body::Fail { tuple, error, elapsed_ns, .. } => {
             format!("{connection} fail {} > {} error={error} elapsed={elapsed_ns}", tuple.local, tuple.remote)
+        }
+        Body::UdpOpen { tuple, role, .. } => format!("{connection} udp {} {} > {}", role_name(role), tuple.local, tuple.remote),
+        Body::Datagram { direction, number, size, remote, payload, .. } => {
+            let (direction, way) = if direction == Direction::Sent { ("sent", "to") } else { ("received", "from") };
+            let remote = remote.map_or_else(|| "nobody".to_owned(), |remote| remote.to_string());
+            let cut = if payload.len() < size as usize { format!(" captured={}", payload.len()) } else { String::new() };
+            format!("{connection} {direction} #{number} {way} {remote} {size}{cut} {}", payload.escape_ascii())
         }
         ref other => panic!("frames make no {other:?}"),
     }
