@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod capture;
 pub mod cgroup;
+pub mod dns;
 pub mod exchange;
 pub mod http;
 pub mod netns;
