@@ -70,7 +70,9 @@ struct Connection {
 
 impl Connection {
     fn new(definition: &Definition, adopted: bool) -> Self {
-        Self { parser: (definition.parser)(Opening { adopted, ..Opening::default() }), streams: Default::default(), time_ns: 1 }
+        let transport = definition.transports[0];
+        let parser = (definition.parser)(Opening { adopted, transport, ..Opening::default() });
+        Self { parser, streams: Default::default(), time_ns: 1 }
     }
 
     /// Feeds one message in the pieces, and with the losses, that `random` chooses; false when the parser wants no more.

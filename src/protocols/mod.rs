@@ -3,6 +3,7 @@
 //! A parser is fed both flows of one connection, in the order in which they were seen, and emits exchanges.
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
+pub mod dns;
 pub mod http1;
 pub mod postgresql;
 pub mod reader;
@@ -174,6 +175,8 @@ impl Definition {
 #[rustfmt::skip]
 pub const DEFINITIONS: &[Definition] = &[
     tls::DEFINITION,
+    dns::DATAGRAMS,
+    dns::STREAM,
     http1::DEFINITION,
     postgresql::DEFINITION,
 ];
