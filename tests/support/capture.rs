@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -15,6 +15,7 @@ use super::{
     agent::remora,
     exchange::{Exchange, Report},
     process::{Process, run},
+    until,
 };
 
 /// tcpdump on loopback, for one port.
@@ -29,7 +30,10 @@ impl Capture {
         let directory = TempDir::with_prefix("remora-capture-").expect("make a directory");
         let file = directory.path().join("capture.pcap");
         let mut tcpdump = Command::new("tcpdump");
-        tcpdump.args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w"]).arg(&file).args(["port", &port.to_string()]);
+        tcpdump
+            .args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "--immediate-mode", "-Z", "root", "-w"])
+            .arg(&file)
+            .args(["port", &port.to_string()]);
         let mut process = Process::spawn(tcpdump.stdout(Stdio::null()).stderr(Stdio::piped()));
         let mut stderr = BufReader::new(process.stderr());
         let mut line = String::new();
@@ -47,9 +51,18 @@ impl Capture {
 
     /// Ends the capture and replays it.
     pub fn replay(mut self) -> Report {
+        let file: PathBuf = self.directory.path().join("capture.pcap");
+        // A signal ends tcpdump at once, with packets still before it: it is done when its file grows no more.
+        let (mut length, mut since) = (0, Instant::now());
+        until("tcpdump to write all it saw", Duration::from_secs(10), || {
+            let now = std::fs::metadata(&file).map_or(0, |file| file.len());
+            if std::mem::replace(&mut length, now) != now {
+                since = Instant::now();
+            }
+            (since.elapsed() > Duration::from_millis(300)).then_some(())
+        });
         self.process.signal(Signal::SIGINT);
         self.process.wait(Duration::from_secs(10));
-        let file: PathBuf = self.directory.path().join("capture.pcap");
         Report::read(&run(remora().arg("replay").arg(&file).args(["--output", "json"])).stdout)
     }
 }
