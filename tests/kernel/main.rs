@@ -7,6 +7,7 @@ mod bulk;
 mod calls;
 mod churn;
 mod containers;
+mod dns;
 mod edges;
 mod failures;
 mod fixtures;
