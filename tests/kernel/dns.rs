@@ -182,7 +182,7 @@ fn dnspython_pipelines_and_reuses_numbers_and_each_look_up_is_seen_once() {
     let client = report.of(unbound.port, "client");
     let took: Vec<u64> = client.iter().filter(of_web).rev().take(5).map(|exchange| exchange.duration_ns).collect();
     let measured: Vec<u64> = line[60..65].iter().rev().map(|line| line["took_ns"].as_u64().expect("a number")).collect();
-    let last_one = client.iter().filter(of_web).next_back().expect("asked on the second connection");
+    let last_one = client.iter().rfind(of_web).expect("asked on the second connection");
     assert!(last_one.duration_ns <= line[65]["took_ns"].as_u64().expect("a number"));
     for (took, measured) in took[1..].iter().zip(&measured) {
         assert!(took <= measured, "{took} ns, {measured} ns by the asker");

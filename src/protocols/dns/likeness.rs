@@ -34,6 +34,9 @@ pub fn stream(flow: Flow, bytes: &[u8]) -> Likeness {
         return Likeness::No;
     }
     let message = rest.get(..length).unwrap_or(rest);
+    if Head::bits_of(message).is_some_and(|head| !possible_bits(flow, &head)) {
+        return Likeness::No;
+    }
     match judge(flow, message, length) {
         Ok(_) => Likeness::Likely,
         Err(Fault::Bad) => Likeness::No,
@@ -84,20 +87,20 @@ fn judge(flow: Flow, message: &[u8], length: usize) -> Result<bool, Fault> {
     Ok(plain_query && known && head.id != 0 && (head.recursion_desired() || extended))
 }
 
+fn possible_bits(flow: Flow, head: &Head) -> bool {
+    head.is_response() == (flow == Flow::Response)
+        && !head.reserved()
+        && matches!(head.opcode(), QUERY | NOTIFY | UPDATE)
+        && (head.is_response() || (head.rcode() == 0 && !head.truncated() && !head.recursion_available()))
+}
+
 fn possible(flow: Flow, head: &Head) -> bool {
-    if head.is_response() != (flow == Flow::Response) || head.reserved() || !matches!(head.opcode(), QUERY | NOTIFY | UPDATE) {
-        return false;
-    }
     let update = head.opcode() == UPDATE;
-    if head.is_response() {
-        // A server may answer an update with the header alone (RFC 2136 section 3.8).
-        return head.questions == 1 || (update && head.questions == 0);
-    }
-    let counts = update
-        || (head.additionals <= ADDITIONALS_MAX
-            && head.authorities <= 1
-            && (head.answers == 0 || (head.answers == 1 && head.opcode() == NOTIFY)));
-    head.questions == 1 && head.rcode() == 0 && !head.truncated() && !head.recursion_available() && counts
+    // A server may answer an update with the header alone (RFC 2136 section 3.8).
+    let questions = head.questions == 1 || (head.questions == 0 && update && head.is_response());
+    let notified = head.opcode() == NOTIFY && head.answers == 1;
+    let asked = head.additionals <= ADDITIONALS_MAX && head.authorities <= 1 && (head.answers == 0 || notified);
+    possible_bits(flow, head) && questions && (head.is_response() || update || asked)
 }
 
 /// NetBIOS names (RFC 1002 section 4.2): a first label of 32 letters A to P, and types that DNS uses for others.

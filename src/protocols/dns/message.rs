@@ -87,6 +87,12 @@ impl Head {
         })
     }
 
+    /// Number and bits alone: the counts did not come yet.
+    pub fn bits_of(message: &[u8]) -> Option<Self> {
+        let (id, bits) = (u16_at(message, 0).ok()?, u16_at(message, 2).ok()?);
+        Some(Self { id, bits, questions: 0, answers: 0, authorities: 0, additionals: 0 })
+    }
+
     pub fn is_response(&self) -> bool {
         self.bits & 0x8000 != 0
     }

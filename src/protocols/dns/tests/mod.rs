@@ -2,7 +2,9 @@
 
 mod conversations;
 mod datagrams;
+mod golden;
 mod likeness;
+mod oracle;
 mod proof;
 
 use super::{DATAGRAMS, STREAM};
