@@ -209,6 +209,10 @@ impl Sink for Tap<'_> {
         self.out.server_name(name);
     }
 
+    fn alpn(&mut self, protocols: &str) {
+        self.out.alpn(protocols);
+    }
+
     fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
         self.out.resolved(name, address, ttl_s);
     }

@@ -83,6 +83,9 @@ pub trait Sink {
     /// The client named the server of this connection (TLS server name): what to call an end of which only the address is known.
     fn server_name(&mut self, _name: &str) {}
 
+    /// The application protocols that the client offers inside TLS, in its order: "h2,http/1.1".
+    fn alpn(&mut self, _protocols: &str) {}
+
     /// The name `name` was answered with `address`, valid for `ttl_s` seconds.
     fn resolved(&mut self, _name: &str, _address: IpAddr, _ttl_s: u32) {}
 }

@@ -92,6 +92,7 @@ pub struct Collected {
     pub captures: Vec<Capture>,
     pub losses: Vec<Loss>,
     pub server_names: Vec<String>,
+    pub alpn: Vec<String>,
     /// Name, address, seconds.
     pub resolved: Vec<(String, IpAddr, u32)>,
 }
@@ -111,6 +112,10 @@ impl Sink for Collected {
 
     fn server_name(&mut self, name: &str) {
         self.server_names.push(name.to_owned());
+    }
+
+    fn alpn(&mut self, protocols: &str) {
+        self.alpn.push(protocols.to_owned());
     }
 
     fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
