@@ -7,6 +7,7 @@ pub mod dns;
 pub mod http1;
 pub mod postgresql;
 pub mod reader;
+pub mod redis;
 #[cfg(test)]
 pub mod testing;
 pub mod tls;
@@ -182,4 +183,5 @@ pub const DEFINITIONS: &[Definition] = &[
     dns::STREAM,
     http1::DEFINITION,
     postgresql::DEFINITION,
+    redis::DEFINITION,
 ];
