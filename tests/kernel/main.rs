@@ -17,6 +17,7 @@ mod lifecycle;
 mod namespaces;
 mod postgresql;
 mod recording;
+mod redis;
 #[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
 #[path = "../support/mod.rs"]
 mod support;

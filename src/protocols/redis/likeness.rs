@@ -1,7 +1,7 @@
 //! What the first bytes of a flow look like, and where a flow can be found again.
 
 use super::{
-    lookup::{Id, Kind, NAME_MAX},
+    lookup::{Id, Keys, NAME_MAX},
     request::inline_words,
     wire::{Line, Number, number, text},
 };
@@ -21,40 +21,110 @@ pub fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
     }
 }
 
-/// `*2\r\n$3\r\nGET\r\n`: the begin of a command that exists, with as many words as it may have.
+/// `*2\r\n$3\r\nGET\r\n`: the begin of a command.
 fn request(bytes: &[u8]) -> Likeness {
     if bytes.first() != Some(&b'*') {
         return inline(bytes);
     }
-    match command(bytes) {
+    match head(bytes) {
         Line::Partial => Likeness::Undecided,
         Line::Bad => Likeness::No,
-        // It may ask for silence, and then the server never agrees.
-        Line::Whole(id, _) if id.command().kind == Kind::ClientReply => Likeness::Certain,
+        Line::Whole(head, _) if !head.is_valid() => Likeness::Likely,
+        // A client may send much before it reads the first reply, or ask for silence.
+        Line::Whole(head, used) if head.silences(bytes, used) || bytes.len() > ALONE_BYTES || commands(bytes) >= ALONE_COMMANDS => {
+            Likeness::Certain
+        }
         Line::Whole(..) => Likeness::Likely,
     }
 }
 
-/// The command at the front, as far as its name.
-pub fn command(bytes: &[u8]) -> Line<Id> {
-    let (words, head) = match number(bytes) {
-        Line::Whole(Number::Is(words @ 1..=WORDS_MAX), head) => (words, head),
+/// So many bytes that begin as a command are one, though no reply was seen.
+const ALONE_BYTES: usize = 4096;
+/// So are so many commands.
+const ALONE_COMMANDS: usize = 4;
+
+/// How a command begins: how many words it has, and the first.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    words: u64,
+    name: &'a [u8],
+}
+
+impl Head<'_> {
+    /// The command exists, and may have so many words.
+    fn is_valid(self) -> bool {
+        Id::named(self.name).is_some_and(|id| id.command().takes(self.words))
+    }
+
+    /// It is CLIENT REPLY.
+    fn silences(self, bytes: &[u8], used: usize) -> bool {
+        let second = bytes.get(used..).map(word);
+        self.name.eq_ignore_ascii_case(b"client") && matches!(second, Some(Line::Whole(name, _)) if name.eq_ignore_ascii_case(b"reply"))
+    }
+}
+
+/// The command at the front, as far as its name, and the bytes up to there.
+fn head(bytes: &[u8]) -> Line<Head<'_>> {
+    let (words, used) = match number(bytes) {
+        Line::Whole(Number::Is(words @ 1..=WORDS_MAX), used) => (words, used),
         Line::Whole(..) | Line::Bad => return Line::Bad,
         Line::Partial => return Line::Partial,
     };
-    let (name, used) = match word(bytes.get(head..).unwrap_or_default()) {
-        Line::Whole(name, used) => (name, head + used),
-        Line::Partial => return Line::Partial,
-        Line::Bad => return Line::Bad,
-    };
-    let Some(id) = Id::named(name).filter(|id| id.command().takes(words)) else { return Line::Bad };
-    if words > 1 && id.command().kind == Kind::Plain && name.eq_ignore_ascii_case(b"client") {
-        return match word(bytes.get(used..).unwrap_or_default()) {
-            Line::Whole(name, behind) => Line::Whole(id.named_within(name).unwrap_or(id), used + behind),
-            _ => Line::Whole(id, used),
+    match word(bytes.get(used..).unwrap_or_default()) {
+        Line::Whole(name, behind) if name.first().is_some_and(u8::is_ascii_alphabetic) && name.iter().all(is_name) => {
+            Line::Whole(Head { words, name }, used + behind)
+        }
+        Line::Whole(..) | Line::Bad => Line::Bad,
+        Line::Partial => Line::Partial,
+    }
+}
+
+fn is_name(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+/// A command that exists begins here: where a flow is found again. `None`: more is needed.
+pub fn begins_command(bytes: &[u8]) -> Option<bool> {
+    if bytes.first() == Some(&b'*') {
+        return match head(bytes) {
+            Line::Whole(head, _) => Some(head.is_valid()),
+            Line::Partial => None,
+            Line::Bad => Some(false),
         };
     }
-    Line::Whole(id, used)
+    match inline(bytes) {
+        Likeness::No => Some(false),
+        Likeness::Undecided if bytes.last() != Some(&b'\n') => None,
+        _ => Some(true),
+    }
+}
+
+/// The words of the array at the front; `None` when something else is in it. Ends where the bytes end.
+fn words(bytes: &[u8]) -> Option<usize> {
+    let Line::Whole(Number::Is(mut left), mut used) = number(bytes) else { return Some(bytes.len()) };
+    while left > 0 && used < bytes.len() {
+        let rest = bytes.get(used..)?;
+        if rest.first() != Some(&b'$') {
+            return None;
+        }
+        match number(rest) {
+            Line::Whole(Number::Is(length), head) => used = used.saturating_add(head + 2).saturating_add(length.try_into().ok()?),
+            Line::Partial => return Some(bytes.len()),
+            _ => return None,
+        }
+        left -= 1;
+    }
+    Some(used.min(bytes.len()))
+}
+
+/// How many whole commands that exist stand at the front, one behind the other.
+fn commands(bytes: &[u8]) -> usize {
+    let (mut rest, mut count) = (bytes, 0);
+    while let Line::Whole(head, _) = head(rest) {
+        let Some(behind) = words(rest).filter(|_| head.is_valid()).and_then(|used| rest.get(used..)) else { break };
+        (rest, count) = (behind, count + 1);
+    }
+    count
 }
 
 /// A word that may be a name.
@@ -96,9 +166,34 @@ fn inline(bytes: &[u8]) -> Likeness {
     let words = inline_words(line).map_or(0, |words| words.count() as u64);
     match id.command().name {
         _ if !id.command().takes(words) => Likeness::No,
+        _ if are_inline(bytes) => Likeness::Certain,
         "PING" | "QUIT" | "AUTH" => Likeness::Undecided,
         _ => Likeness::Likely,
     }
+}
+
+/// Several lines, all of them commands, and one at least that only Redis knows.
+fn are_inline(bytes: &[u8]) -> bool {
+    let (mut count, mut own) = (0, false);
+    for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).take(2 * ALONE_COMMANDS) {
+        let Some(mut words) = inline_words(line) else { return false };
+        let number = words.clone().count() as u64;
+        let Some(id) = words.next().and_then(Id::named).filter(|id| id.command().takes(number)) else { return false };
+        count += 1;
+        own |= match id.command().name {
+            "SET" => number == 3,
+            name => id.command().keys != Keys::None && !SHARED.contains(&name),
+        };
+    }
+    count >= ALONE_COMMANDS && own
+}
+
+/// Commands with a key that other protocols of lines know, too.
+const SHARED: [&str; 10] = ["GET", "APPEND", "TOUCH", "INCR", "DECR", "TYPE", "MOVE", "COPY", "RENAME", "DUMP"];
+
+/// An array of words that can be a command: nothing says who sent it.
+fn looks_asked(bytes: &[u8]) -> bool {
+    matches!(head(bytes), Line::Whole(head, _) if head.is_valid()) && words(bytes).is_some()
 }
 
 /// The first line of a reply. A command's begin is also an array: that says nothing.
@@ -124,12 +219,12 @@ fn response(bytes: &[u8]) -> Likeness {
             Some((line, _)) => judge(line.len() > 1 && line.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'))),
             None => judge_partial(bytes, LINE_MAX, |byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'\r')),
         },
-        b'*' if bytes.starts_with(MESSAGE) => Likeness::Certain,
+        b'*' if bytes.starts_with(MESSAGE) || confirms(bytes) => Likeness::Certain,
         b'>' if bytes.get(1..).is_some_and(|rest| rest.starts_with(MESSAGE.get(1..).unwrap_or_default())) => Likeness::Certain,
         b'$' | b'*' | b'%' | b'~' | b'>' | b'=' | b'!' | b'|' => match number(bytes) {
             Line::Whole(_, used) => match bytes.get(used) {
                 Some(next) if !matches!(kind, b'$' | b'=' | b'!') && !b"+-:$*_#,(=!%~|>".contains(next) => Likeness::No,
-                _ if *kind == b'*' && matches!(command(bytes), Line::Whole(..)) => Likeness::Undecided,
+                _ if *kind == b'*' && looks_asked(bytes) => Likeness::Undecided,
                 _ => Likeness::Likely,
             },
             Line::Partial => Likeness::Undecided,
@@ -141,6 +236,12 @@ fn response(bytes: &[u8]) -> Likeness {
 
 /// What a subscriber is sent.
 const MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n$";
+
+/// `*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n`
+fn confirms(bytes: &[u8]) -> bool {
+    let name = bytes.strip_prefix(b"*3\r\n").map(word);
+    matches!(name, Some(Line::Whole(name, _)) if name.ends_with(b"subscribe")) && words(bytes).is_none()
+}
 
 /// "OK", or a text that no protocol of mail begins like this: theirs say more behind OK.
 fn is_status(line: &[u8]) -> bool {

@@ -19,7 +19,7 @@ mod tests;
 mod wire;
 
 use self::{
-    likeness::{WORDS_MAX, likeness},
+    likeness::{WORDS_MAX, begins_command, likeness},
     lookup::Kind,
     pairing::{Onward, Pairing},
     reply::{Cursor, Taken},
@@ -104,11 +104,10 @@ impl Redis {
             if !at.call_start {
                 return Step::Consumed(bytes.len());
             }
-            match likeness(Flow::Request, bytes) {
-                Likeness::No => return Step::Consumed(bytes.len()),
-                Likeness::Undecided if bytes.first() == Some(&b'*') => return Step::NeedMore,
-                Likeness::Undecided if bytes.last() != Some(&b'\n') => return Step::NeedMore,
-                _ => self.place = Place::Command,
+            match begins_command(bytes) {
+                Some(false) => return Step::Consumed(bytes.len()),
+                Some(true) => self.place = Place::Command,
+                None => return Step::NeedMore,
             }
         }
         let mut position = 0;

@@ -29,8 +29,8 @@ const RACE_NS: u64 = 1_000_000_000;
 /// Exchanges held back by a trial.
 const HELD_MAX: usize = 8192;
 /// What a trial needs: every answered command counts, but not more of one round than this many.
-const EVIDENCE: u32 = 8;
-const EVIDENCE_OF_A_ROUND: u32 = 4;
+const EVIDENCE: u32 = 16;
+const EVIDENCE_OF_A_ROUND: u32 = 8;
 /// A server answers at once: when both sides were silent for so long after an answer, nothing else is open.
 const PAUSE_NS: u64 = 20_000_000;
 
