@@ -8,6 +8,7 @@ pub mod http1;
 pub mod postgresql;
 pub mod reader;
 pub mod redis;
+pub mod sql;
 #[cfg(test)]
 pub mod testing;
 pub mod tls;

@@ -174,7 +174,7 @@ pub struct Tag {
 pub fn tag(body: &[u8]) -> Tag {
     let text = body.split(|&byte| byte == 0).next().unwrap_or_default();
     let mut words = text.split(|&byte| byte == b' ');
-    let verb = words.next().map(super::sql::operation).unwrap_or_default();
+    let verb = words.next().map(crate::protocols::sql::operation).unwrap_or_default();
     let rows = words.next_back().and_then(|word| {
         let digits = !word.is_empty() && word.len() < 20 && word.iter().all(u8::is_ascii_digit);
         digits.then(|| word.iter().fold(0u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))))
@@ -318,7 +318,7 @@ pub fn request_likeness(bytes: &[u8]) -> Likeness {
 fn starts_like_sql(text: Option<&[u8]>) -> bool {
     let text = text.unwrap_or_default().trim_ascii_start();
     let word = text.split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
-    text.starts_with(b"--") || text.starts_with(b"/*") || !super::sql::operation(&word.to_ascii_uppercase()).is_empty()
+    text.starts_with(b"--") || text.starts_with(b"/*") || !crate::protocols::sql::operation(&word.to_ascii_uppercase()).is_empty()
 }
 
 /// See [`crate::protocols::Definition::likeness`].

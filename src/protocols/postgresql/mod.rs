@@ -6,7 +6,6 @@ mod messages;
 mod names;
 mod record;
 mod session;
-mod sql;
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,7 @@ use std::{
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use super::sql::Text;
+use crate::protocols::sql::Text;
 
 /// Prepared statements and portals remembered for a connection.
 const NAMES_LIMIT: usize = 1024;

@@ -8,11 +8,10 @@ use super::{
     messages::{ServerError, Tag},
     names::{Name, Names},
     record::{Identity, Record, truncation},
-    sql::Text,
 };
 use crate::{
     model::Flags,
-    protocols::{Loss, Sink},
+    protocols::{Loss, Sink, sql::Text},
 };
 
 /// Open requests kept for a connection; a pipeline of that many messages is beyond what drivers send.

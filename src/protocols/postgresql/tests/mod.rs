@@ -1,6 +1,5 @@
 mod conversations;
 mod golden;
-mod sql;
 
 use super::DEFINITION;
 use crate::protocols::{

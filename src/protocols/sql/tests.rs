@@ -1,6 +1,6 @@
 //! What the normaliser makes of statements, and that nothing secret survives it.
 
-use crate::protocols::postgresql::sql::Text;
+use super::Text;
 
 fn all(sql: &str) -> Vec<(String, String)> {
     let mut text = Text::default();

@@ -1,112 +1,13 @@
-//! SQL as it may be shown: one pass over a query's text that splits it into statements, replaces every literal and parameter by `?`, folds
-//! lists and white space, and drops comments. Lexical rules: PostgreSQL manual, section 4.1.
-//!
-//! Knows nothing of grammar: text that is cut or wrong is normalised as well, and no part of a literal gets through.
+//! The pass over a text. Lexical rules: PostgreSQL manual, section 4.1.
 
 use std::ops::Range;
 
 use smallvec::SmallVec;
 
-/// Longest text kept of one statement, in bytes.
-const STATEMENT_LIMIT: usize = 4096;
-/// Longest text kept of all statements of one message, in bytes.
-const TEXT_LIMIT: usize = 4 * STATEMENT_LIMIT;
-/// Most statements told apart in one message; the others are still counted by the server's answers.
-const STATEMENTS_LIMIT: usize = 1024;
-/// A recycled text gives larger buffers back.
-const KEPT_CAPACITY: usize = 1024;
-
-/// The normalised statements of one message.
-#[derive(Clone, Debug, Default)]
-pub struct Text {
-    text: String,
-    statements: SmallVec<[Statement; 1]>,
-}
-
-#[derive(Clone, Debug)]
-struct Statement {
-    operation: &'static str,
-    range: Range<usize>,
-    truncated: bool,
-}
-
-/// One statement of a [`Text`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Normalised<'a> {
-    /// The verb; empty where the text does not begin with a known one.
-    pub operation: &'static str,
-    pub text: &'a str,
-    /// The text goes on behind what is kept.
-    pub truncated: bool,
-}
-
-impl Text {
-    /// A text that stands for one that is not known.
-    pub fn placeholder(text: String) -> Self {
-        let statement = Statement { operation: "", range: 0..text.len(), truncated: false };
-        Self { text, statements: SmallVec::from_iter([statement]) }
-    }
-
-    /// How many statements the text holds; empty ones do not count.
-    pub fn count(&self) -> usize {
-        self.statements.len()
-    }
-
-    /// Bytes held.
-    pub fn size(&self) -> usize {
-        self.text.len()
-    }
-
-    pub fn get(&self, index: usize) -> Option<Normalised<'_>> {
-        let statement = self.statements.get(index)?;
-        let text = self.text.get(statement.range.clone())?;
-        Some(Normalised { operation: statement.operation, text, truncated: statement.truncated })
-    }
-
-    /// Replaces the content by the normalised form of `sql`; `cut` says that the text goes on behind it.
-    ///
-    /// `escapes`: a backslash escapes in plain literals too (`standard_conforming_strings` is off).
-    pub fn set(&mut self, sql: &[u8], cut: bool, escapes: bool) {
-        self.statements.clear();
-        let mut output = std::mem::take(&mut self.text).into_bytes();
-        output.clear();
-        output.shrink_to(KEPT_CAPACITY);
-        let mut normaliser = Normaliser {
-            input: sql,
-            position: 0,
-            output,
-            statements: std::mem::take(&mut self.statements),
-            cut,
-            escapes,
-            begin: 0,
-            operation: "",
-            with: false,
-            words: 0,
-            word: 0..0,
-            space: false,
-            previous: Token::Start,
-            before: Token::Start,
-            literal_end: 0,
-            depth: 0,
-            values: None,
-            rows: 0,
-            muted: false,
-            creates: false,
-            after_begin: false,
-            blocks: 0,
-            full: false,
-        };
-        normaliser.run();
-        let Normaliser { output, statements, .. } = normaliser;
-        self.statements = statements;
-        self.text = String::from_utf8(output).unwrap_or_else(|error| self.replace_invalid(error.as_bytes()));
-    }
-
-    /// Text of another encoding than UTF-8: what is not ASCII becomes one `?` a byte, so that positions stay.
-    fn replace_invalid(&self, bytes: &[u8]) -> String {
-        bytes.iter().map(|&byte| if byte.is_ascii() { char::from(byte) } else { '?' }).collect()
-    }
-}
+use super::{
+    STATEMENT_LIMIT, STATEMENTS_LIMIT, Statement, TEXT_LIMIT,
+    words::{continues_word, is_boolean, operation, precedes_value, starts_word},
+};
 
 /// What matters of a token for the one behind it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,7 +21,7 @@ enum Token {
     Operator,
 }
 
-struct Normaliser<'a> {
+pub struct Normaliser<'a> {
     input: &'a [u8],
     position: usize,
     output: Vec<u8>,
@@ -153,32 +54,40 @@ struct Normaliser<'a> {
     full: bool,
 }
 
-fn starts_word(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
-}
-
-/// Bytes that go on in a word; a table, because most bytes of a statement are asked.
-const IN_WORD: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    loop {
-        let (slot, _) = table.split_at_mut(byte as usize + 1);
-        if let Some(last) = slot.last_mut() {
-            *last = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80;
-        }
-        if byte == 255 {
-            break;
-        }
-        byte += 1;
-    }
-    table
-};
-
-fn continues_word(byte: u8) -> bool {
-    IN_WORD.get(usize::from(byte)).copied().unwrap_or_default()
-}
-
 impl<'a> Normaliser<'a> {
+    pub fn new(input: &'a [u8], output: Vec<u8>, statements: SmallVec<[Statement; 1]>, cut: bool, escapes: bool) -> Self {
+        Self {
+            input,
+            position: 0,
+            output,
+            statements,
+            cut,
+            escapes,
+            begin: 0,
+            operation: "",
+            with: false,
+            words: 0,
+            word: 0..0,
+            space: false,
+            previous: Token::Start,
+            before: Token::Start,
+            literal_end: 0,
+            depth: 0,
+            values: None,
+            rows: 0,
+            muted: false,
+            creates: false,
+            after_begin: false,
+            blocks: 0,
+            full: false,
+        }
+    }
+
+    /// The normalised text and where its statements are.
+    pub fn into_parts(self) -> (Vec<u8>, SmallVec<[Statement; 1]>) {
+        (self.output, self.statements)
+    }
+
     fn peek(&self, ahead: usize) -> u8 {
         self.input.get(self.position + ahead).copied().unwrap_or(0)
     }
@@ -187,7 +96,7 @@ impl<'a> Normaliser<'a> {
         self.input.get(self.position..).unwrap_or_default()
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         while let Some(&byte) = self.input.get(self.position) {
             match byte {
                 b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => {
@@ -524,109 +433,3 @@ impl<'a> Normaliser<'a> {
         self.full = false;
     }
 }
-
-fn is_boolean(word: &[u8]) -> bool {
-    word.eq_ignore_ascii_case(b"TRUE") || word.eq_ignore_ascii_case(b"FALSE")
-}
-
-/// A keyword behind which a value begins, so that `-` is its sign; behind a name it subtracts.
-fn precedes_value(word: &[u8]) -> bool {
-    const KEYWORDS: [&str; 29] = [
-        "SELECT",
-        "WHERE",
-        "AND",
-        "OR",
-        "NOT",
-        "IN",
-        "LIMIT",
-        "OFFSET",
-        "BETWEEN",
-        "THEN",
-        "ELSE",
-        "WHEN",
-        "CASE",
-        "RETURNING",
-        "BY",
-        "ON",
-        "HAVING",
-        "LIKE",
-        "SET",
-        "TO",
-        "DEFAULT",
-        "DISTINCT",
-        "ALL",
-        "FROM",
-        "FOR",
-        "USING",
-        "FETCH",
-        "MOVE",
-        "VALUES",
-    ];
-    KEYWORDS.iter().any(|keyword| word.eq_ignore_ascii_case(keyword.as_bytes()))
-}
-
-/// The verb that a word in capitals is, for use as an operation; empty for others, so that there are never more than these.
-pub fn operation(upper: &[u8]) -> &'static str {
-    OPERATIONS.iter().find(|known| known.as_bytes() == upper).copied().unwrap_or("")
-}
-
-/// First words of PostgreSQL's statements (manual, part VI), the frequent ones first.
-const OPERATIONS: [&str; 57] = [
-    "SELECT",
-    "INSERT",
-    "UPDATE",
-    "DELETE",
-    "BEGIN",
-    "COMMIT",
-    "WITH",
-    "END",
-    "SET",
-    "ROLLBACK",
-    "COPY",
-    "FETCH",
-    "CREATE",
-    "DROP",
-    "ALTER",
-    "SHOW",
-    "EXECUTE",
-    "PREPARE",
-    "DEALLOCATE",
-    "DISCARD",
-    "DECLARE",
-    "CLOSE",
-    "START",
-    "SAVEPOINT",
-    "RELEASE",
-    "ABORT",
-    "TRUNCATE",
-    "VACUUM",
-    "ANALYZE",
-    "ANALYSE",
-    "EXPLAIN",
-    "VALUES",
-    "TABLE",
-    "MERGE",
-    "LOCK",
-    "LISTEN",
-    "NOTIFY",
-    "UNLISTEN",
-    "GRANT",
-    "REVOKE",
-    "CALL",
-    "DO",
-    "MOVE",
-    "RESET",
-    "REFRESH",
-    "REINDEX",
-    "CLUSTER",
-    "CHECKPOINT",
-    "COMMENT",
-    "IMPORT",
-    "LOAD",
-    "REASSIGN",
-    "SECURITY",
-    "START_REPLICATION",
-    "IDENTIFY_SYSTEM",
-    "CREATE_REPLICATION_SLOT",
-    "BASE_BACKUP",
-];
