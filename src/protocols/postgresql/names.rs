@@ -8,7 +8,7 @@ use std::{
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::protocols::sql::Text;
+use crate::protocols::sql::{Dialect, Text};
 
 /// Prepared statements and portals remembered for a connection.
 const NAMES_LIMIT: usize = 1024;
@@ -48,10 +48,10 @@ impl Names {
     pub fn text(&mut self, sql: &[u8], cut: bool, escapes: bool) -> Arc<Text> {
         let mut shared = self.spare.pop().unwrap_or_default();
         match Arc::get_mut(&mut shared) {
-            Some(text) => text.set(sql, cut, escapes),
+            Some(text) => text.set(sql, cut, Dialect::Postgresql { escapes }),
             None => {
                 let mut text = Text::default();
-                text.set(sql, cut, escapes);
+                text.set(sql, cut, Dialect::Postgresql { escapes });
                 shared = Arc::new(text);
             }
         }

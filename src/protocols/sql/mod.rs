@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use normaliser::Normaliser;
 use smallvec::SmallVec;
-pub use words::operation;
+pub use words::{mysql_operation, operation};
 
 /// Longest text kept of one statement, in bytes.
 const STATEMENT_LIMIT: usize = 4096;
@@ -23,6 +23,16 @@ const TEXT_LIMIT: usize = 4 * STATEMENT_LIMIT;
 const STATEMENTS_LIMIT: usize = 1024;
 /// A recycled text gives larger buffers back.
 const KEPT_CAPACITY: usize = 1024;
+
+/// Whose SQL it is: what quotes, escapes and comments look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `escapes`: a backslash escapes in plain literals too (`standard_conforming_strings` is off).
+    Postgresql { escapes: bool },
+    /// `escapes`: a backslash escapes (it does unless the SQL mode has NO_BACKSLASH_ESCAPES); `None`: not known, and a text on which the two
+    /// differ is cut where they do.
+    Mysql { escapes: Option<bool> },
+}
 
 /// The normalised statements of one message.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +45,8 @@ pub struct Text {
 struct Statement {
     operation: &'static str,
     range: Range<usize>,
+    /// Where it was in the text that was normalised.
+    source: Range<usize>,
     truncated: bool,
 }
 
@@ -51,7 +63,7 @@ pub struct Normalised<'a> {
 impl Text {
     /// A text that stands for one that is not known.
     pub fn placeholder(text: String) -> Self {
-        let statement = Statement { operation: "", range: 0..text.len(), truncated: false };
+        let statement = Statement { operation: "", range: 0..text.len(), source: 0..0, truncated: false };
         Self { text, statements: SmallVec::from_iter([statement]) }
     }
 
@@ -71,15 +83,18 @@ impl Text {
         Some(Normalised { operation: statement.operation, text, truncated: statement.truncated })
     }
 
+    /// Where a statement was in the text that [`Text::set`] was given.
+    pub fn source(&self, index: usize) -> Option<Range<usize>> {
+        self.statements.get(index).map(|statement| statement.source.clone())
+    }
+
     /// Replaces the content by the normalised form of `sql`; `cut` says that the text goes on behind it.
-    ///
-    /// `escapes`: a backslash escapes in plain literals too (`standard_conforming_strings` is off).
-    pub fn set(&mut self, sql: &[u8], cut: bool, escapes: bool) {
+    pub fn set(&mut self, sql: &[u8], cut: bool, dialect: Dialect) {
         self.statements.clear();
         let mut output = std::mem::take(&mut self.text).into_bytes();
         output.clear();
         output.shrink_to(KEPT_CAPACITY);
-        let mut normaliser = Normaliser::new(sql, output, std::mem::take(&mut self.statements), cut, escapes);
+        let mut normaliser = Normaliser::new(sql, output, std::mem::take(&mut self.statements), cut, dialect);
         normaliser.run();
         let (output, statements) = normaliser.into_parts();
         self.statements = statements;

@@ -1,12 +1,14 @@
-//! The pass over a text. Lexical rules: PostgreSQL manual, section 4.1.
+//! The pass over a text. Lexical rules: PostgreSQL manual, section 4.1; MySQL reference manual, chapter "Language Structure".
+
+mod quotes;
 
 use std::ops::Range;
 
 use smallvec::SmallVec;
 
 use super::{
-    STATEMENT_LIMIT, STATEMENTS_LIMIT, Statement, TEXT_LIMIT,
-    words::{continues_word, is_boolean, operation, precedes_value, starts_word},
+    Dialect, STATEMENT_LIMIT, STATEMENTS_LIMIT, Statement, TEXT_LIMIT,
+    words::{continues_word, is_boolean, mysql_operation, operation, precedes_value, starts_word},
 };
 
 /// What matters of a token for the one behind it.
@@ -21,15 +23,28 @@ enum Token {
     Operator,
 }
 
+/// How far a statement that makes a stored program was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Program {
+    No,
+    /// The word that says what it makes was the last one.
+    Named,
+    Begun,
+}
+
 pub struct Normaliser<'a> {
     input: &'a [u8],
     position: usize,
     output: Vec<u8>,
     statements: SmallVec<[Statement; 1]>,
     cut: bool,
-    escapes: bool,
+    mysql: bool,
+    /// A backslash escapes in plain literals; `None`: not known.
+    escapes: Option<bool>,
     /// Where the current statement begins in the output.
     begin: usize,
+    /// Where it begins in the input.
+    source: usize,
     operation: &'static str,
     /// The statement began with WITH: its verb is still to come.
     with: bool,
@@ -51,19 +66,30 @@ pub struct Normaliser<'a> {
     creates: bool,
     after_begin: bool,
     blocks: u32,
+    program: Program,
+    /// The statement has a body of statements: all of the text belongs to it.
+    whole: bool,
+    /// Inside `/*! */`, which MySQL executes.
+    hint: bool,
     full: bool,
 }
 
 impl<'a> Normaliser<'a> {
-    pub fn new(input: &'a [u8], output: Vec<u8>, statements: SmallVec<[Statement; 1]>, cut: bool, escapes: bool) -> Self {
+    pub fn new(input: &'a [u8], output: Vec<u8>, statements: SmallVec<[Statement; 1]>, cut: bool, dialect: Dialect) -> Self {
+        let (mysql, escapes) = match dialect {
+            Dialect::Postgresql { escapes } => (false, Some(escapes)),
+            Dialect::Mysql { escapes } => (true, escapes),
+        };
         Self {
             input,
             position: 0,
             output,
             statements,
             cut,
+            mysql,
             escapes,
             begin: 0,
+            source: 0,
             operation: "",
             with: false,
             words: 0,
@@ -79,6 +105,9 @@ impl<'a> Normaliser<'a> {
             creates: false,
             after_begin: false,
             blocks: 0,
+            program: Program::No,
+            whole: false,
+            hint: false,
             full: false,
         }
     }
@@ -103,14 +132,23 @@ impl<'a> Normaliser<'a> {
                     self.position += 1;
                     self.space = true;
                 }
-                b'-' if self.peek(1) == b'-' => self.line_comment(),
+                b'-' if self.peek(1) == b'-' && (!self.mysql || self.peek(2) <= b' ') => self.line_comment(),
+                b'#' if self.mysql => self.line_comment(),
                 b'/' if self.peek(1) == b'*' => self.block_comment(),
-                b'\'' => {
+                b'*' if self.hint && self.peek(1) == b'/' => {
+                    self.position += 2;
+                    self.hint = false;
+                    self.space = true;
+                }
+                b'\'' => self.string(byte),
+                b'"' if self.mysql => self.string(byte),
+                b'"' => self.identifier(self.position, byte),
+                b'`' if self.mysql => self.identifier(self.position, byte),
+                b'?' if self.mysql => {
                     self.position += 1;
-                    self.quoted(b'\'', self.escapes);
                     self.literal();
                 }
-                b'"' => self.identifier(self.position),
+                b'$' if self.mysql => self.word(),
                 b'$' => self.dollar(),
                 b'0'..=b'9' => self.number(),
                 b'.' if self.peek(1).is_ascii_digit() => self.number(),
@@ -127,9 +165,10 @@ impl<'a> Normaliser<'a> {
                     self.position += 1;
                     self.close(byte);
                 }
-                b';' if self.depth == 0 && self.blocks == 0 => {
-                    self.position += 1;
+                b';' if self.depth == 0 && self.blocks == 0 && !self.whole => {
                     self.finish(false);
+                    self.position += 1;
+                    self.source = self.position;
                 }
                 byte if starts_word(byte) => self.word(),
                 // NUL ends a text on the wire; other control characters are no SQL.
@@ -141,110 +180,6 @@ impl<'a> Normaliser<'a> {
             }
         }
         self.finish(self.cut);
-    }
-
-    fn line_comment(&mut self) {
-        let rest = self.rest();
-        self.position += rest.iter().position(|&byte| byte == b'\n' || byte == b'\r').unwrap_or(rest.len());
-        self.space = true;
-    }
-
-    fn block_comment(&mut self) {
-        let mut depth = 0u32;
-        loop {
-            match (self.peek(0), self.peek(1)) {
-                (b'/', b'*') => {
-                    depth += 1;
-                    self.position += 2;
-                }
-                (b'*', b'/') => {
-                    depth -= 1;
-                    self.position += 2;
-                    if depth == 0 {
-                        break;
-                    }
-                }
-                _ if self.position >= self.input.len() => break,
-                _ => self.position += 1,
-            }
-        }
-        self.space = true;
-    }
-
-    /// Passes over what is left of a quoted text, its closing quote included; `false` when that is missing.
-    fn quoted(&mut self, quote: u8, escapes: bool) -> bool {
-        loop {
-            let rest = self.rest();
-            let Some(index) = rest.iter().position(|&byte| byte == quote || (escapes && byte == b'\\')) else {
-                self.position = self.input.len();
-                return false;
-            };
-            self.position += index + 1;
-            if rest.get(index) == Some(&b'\\') {
-                self.position = (self.position + 1).min(self.input.len());
-            } else if self.peek(0) == quote {
-                self.position += 1;
-            } else {
-                return true;
-            }
-        }
-    }
-
-    /// A quoted identifier whose text begins at `begin` (with its `U&`, if any); one that is cut is left out.
-    fn identifier(&mut self, begin: usize) {
-        self.position += 1;
-        if self.quoted(b'"', false) {
-            let input = self.input;
-            self.word = 0..0;
-            self.write(input.get(begin..self.position).unwrap_or_default(), Token::Word);
-        }
-    }
-
-    /// `$1`, or `$tag$ … $tag$`.
-    fn dollar(&mut self) {
-        if self.peek(1).is_ascii_digit() {
-            self.position += 1;
-            let rest = self.rest();
-            self.position += rest.iter().position(|&byte| !continues_word(byte)).unwrap_or(rest.len());
-            return self.literal();
-        }
-        let rest = self.rest();
-        let tag = rest.get(1..).unwrap_or_default();
-        let length = tag.iter().position(|&byte| byte == b'$' || !continues_word(byte)).unwrap_or(tag.len());
-        if tag.get(length) != Some(&b'$') {
-            // No quote begins here, unless the text is cut inside of its tag: nothing of it is shown either way.
-            self.position += 1 + length;
-            return self.literal();
-        }
-        let delimiter = rest.get(..length + 2).unwrap_or_default();
-        self.position += delimiter.len();
-        loop {
-            let rest = self.rest();
-            let Some(index) = rest.iter().position(|&byte| byte == b'$') else {
-                self.position = self.input.len();
-                break;
-            };
-            self.position += index;
-            if self.rest().starts_with(delimiter) {
-                self.position += delimiter.len();
-                break;
-            }
-            self.position += 1;
-        }
-        self.literal();
-    }
-
-    /// Decimal, hexadecimal, octal, binary, with point and exponent; letters that touch it are taken as a part of it.
-    fn number(&mut self) {
-        let decimal = !(self.peek(0) == b'0' && matches!(self.peek(1), b'x' | b'X' | b'o' | b'O' | b'b' | b'B'));
-        loop {
-            match self.peek(0) {
-                b'e' | b'E' if decimal && matches!(self.peek(1), b'+' | b'-') && self.peek(2).is_ascii_digit() => self.position += 2,
-                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'.' => self.position += 1,
-                _ => break,
-            }
-        }
-        self.literal();
     }
 
     /// The `+` or `-` here is a number's sign.
@@ -265,30 +200,27 @@ impl<'a> Normaliser<'a> {
         self.position += length;
         let word = rest.get(..length).unwrap_or_default();
         match (word, self.peek(0), self.peek(1)) {
-            (b"e" | b"E", b'\'', _) => {
+            (b"e" | b"E", b'\'', _) if !self.mysql => {
                 self.position += 1;
-                self.quoted(b'\'', true);
+                self.quoted(b'\'', Some(true));
                 return self.literal();
             }
-            (b"b" | b"B" | b"x" | b"X" | b"n" | b"N", b'\'', _) => {
+            (b"b" | b"B" | b"x" | b"X" | b"n" | b"N", b'\'', _) => return self.string(b'\''),
+            // A character set before its literal.
+            ([b'_', ..], quote @ (b'\'' | b'"'), _) if self.mysql => return self.string(quote),
+            (b"u" | b"U", b'&', b'\'') if !self.mysql => {
                 self.position += 1;
-                self.quoted(b'\'', self.escapes);
-                return self.literal();
+                return self.string(b'\'');
             }
-            (b"u" | b"U", b'&', b'\'') => {
-                self.position += 2;
-                self.quoted(b'\'', self.escapes);
-                return self.literal();
-            }
-            (b"u" | b"U", b'&', b'"') => {
+            (b"u" | b"U", b'&', b'"') if !self.mysql => {
                 self.position += 1;
-                return self.identifier(begin);
+                return self.identifier(begin, b'"');
             }
             _ if is_boolean(word) && !self.tests_truth() => return self.literal(),
             _ => {}
         }
         self.words += 1;
-        if self.words == 1 || self.with || self.creates {
+        if self.words == 1 || self.with || self.creates || (self.mysql && self.words == 2) {
             self.note(word);
         }
         self.word = begin..self.position;
@@ -313,9 +245,15 @@ impl<'a> Normaliser<'a> {
         upper.make_ascii_uppercase();
         let upper = &*upper;
         if self.words == 1 {
-            self.operation = operation(upper);
+            self.operation = if self.mysql { mysql_operation(upper) } else { operation(upper) };
             self.with = upper == b"WITH";
-            self.creates = upper == b"CREATE";
+            self.creates = upper == b"CREATE" || (self.mysql && upper == b"ALTER");
+            // Compound statements outside of stored programs (MariaDB knowledge base, "Using Compound Statements Outside of Stored Programs").
+            self.whole = self.mysql && matches!(upper, b"IF" | b"CASE" | b"LOOP" | b"WHILE" | b"REPEAT" | b"FOR" | b"DECLARE");
+        } else if self.mysql && self.words == 2 && self.operation == "BEGIN" {
+            self.whole = upper == b"NOT";
+        } else if self.mysql && self.creates {
+            self.note_program(upper);
         } else if self.with && self.depth == 0 && matches!(upper, b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"MERGE" | b"VALUES") {
             self.operation = operation(upper);
             self.with = false;
@@ -327,6 +265,18 @@ impl<'a> Normaliser<'a> {
                 _ => {}
             }
             self.after_begin = upper == b"BEGIN";
+        }
+    }
+
+    /// CREATE PROCEDURE and the like: from its body's first block on everything belongs to the statement.
+    fn note_program(&mut self, upper: &[u8]) {
+        match upper {
+            b"PROCEDURE" | b"FUNCTION" | b"TRIGGER" | b"EVENT" | b"PACKAGE" => self.program = Program::Named,
+            // CREATE PROCEDURE IF NOT EXISTS.
+            b"IF" if self.program == Program::Named => {}
+            b"BEGIN" | b"IF" | b"CASE" | b"LOOP" | b"WHILE" | b"REPEAT" => self.whole = self.program != Program::No,
+            _ if self.program == Program::Named => self.program = Program::Begun,
+            _ => {}
         }
     }
 
@@ -412,7 +362,12 @@ impl<'a> Normaliser<'a> {
         let end = self.output.len();
         let some = self.previous != Token::Start || self.full || (cut && self.statements.is_empty());
         if some && self.statements.len() < STATEMENTS_LIMIT {
-            let statement = Statement { operation: self.operation, range: self.begin..end, truncated: cut || self.full };
+            let statement = Statement {
+                operation: self.operation,
+                range: self.begin..end,
+                source: self.source..self.position,
+                truncated: cut || self.full,
+            };
             self.statements.push(statement);
         }
         self.begin = end;
@@ -430,6 +385,8 @@ impl<'a> Normaliser<'a> {
         self.creates = false;
         self.after_begin = false;
         self.blocks = 0;
+        self.program = Program::No;
+        self.whole = false;
         self.full = false;
     }
 }

@@ -70,6 +70,22 @@ pub fn operation(upper: &[u8]) -> &'static str {
     OPERATIONS.iter().find(|known| known.as_bytes() == upper).copied().unwrap_or("")
 }
 
+/// As [`operation`], of MySQL and MariaDB.
+pub fn mysql_operation(upper: &[u8]) -> &'static str {
+    MYSQL_OPERATIONS.iter().find(|known| known.as_bytes() == upper).copied().unwrap_or("")
+}
+
+/// First words of MySQL's and MariaDB's statements (MySQL reference manual, chapter "SQL Statements"; MariaDB knowledge base, "SQL
+/// Statements"), the frequent ones first.
+#[rustfmt::skip]
+const MYSQL_OPERATIONS: &[&str] = &[
+    "SELECT", "INSERT", "UPDATE", "DELETE", "SET", "COMMIT", "BEGIN", "ROLLBACK", "START", "REPLACE", "SHOW", "USE", "CALL", "WITH", "LOAD",
+    "CREATE", "DROP", "ALTER", "TRUNCATE", "RENAME", "DESCRIBE", "DESC", "EXPLAIN", "ANALYZE", "EXECUTE", "PREPARE", "DEALLOCATE", "SAVEPOINT",
+    "RELEASE", "LOCK", "UNLOCK", "FLUSH", "KILL", "GRANT", "REVOKE", "XA", "DO", "HANDLER", "VALUES", "TABLE", "OPTIMIZE", "REPAIR", "CHECK",
+    "CHECKSUM", "RESET", "PURGE", "CHANGE", "STOP", "INSTALL", "UNINSTALL", "SIGNAL", "RESIGNAL", "GET", "DECLARE", "IF", "CASE", "LOOP", "WHILE",
+    "REPEAT", "FOR", "HELP", "BINLOG", "CACHE", "SHUTDOWN", "RESTART", "CLONE", "IMPORT", "BACKUP",
+];
+
 /// First words of PostgreSQL's statements (manual, part VI), the frequent ones first.
 const OPERATIONS: [&str; 57] = [
     "SELECT",
