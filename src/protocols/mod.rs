@@ -5,6 +5,7 @@
 
 pub mod dns;
 pub mod http1;
+pub mod mysql;
 pub mod postgresql;
 pub mod reader;
 pub mod redis;
@@ -185,4 +186,5 @@ pub const DEFINITIONS: &[Definition] = &[
     http1::DEFINITION,
     postgresql::DEFINITION,
     redis::DEFINITION,
+    mysql::DEFINITION,
 ];
