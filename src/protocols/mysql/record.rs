@@ -64,7 +64,8 @@ impl Finished {
         if connection.adopted {
             flags.insert(Flags::ADOPTED);
         }
-        if normalised.is_some_and(|normalised| normalised.truncated) {
+        // A text that was not seen is one that was cut to nothing.
+        if normalised.map_or(!self.unknown.is_empty(), |normalised| normalised.truncated) {
             flags.insert(Flags::TRUNCATED);
         }
         let (mut digits, error) = ([0; 5], matches!(self.outcome, Outcome::Failure(_)));

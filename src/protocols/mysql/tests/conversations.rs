@@ -371,7 +371,7 @@ fn messages_beyond_sixteen_mebibytes_go_on_in_further_packets() {
         talk.request(query("SELECT a FROM t")).response(head).response(long).response(packet(5, &largest)).response(packet(6, ""));
         talk.response([row(7, "x"), eof(8, AUTOCOMMIT)].concat()).request(command(0x0e, "")).response(ok(1, 0, AUTOCOMMIT));
         assert_eq!(told(&mut talk), ["INSERT INSERT INTO t VALUES (? 0", "SELECT SELECT a FROM t 0", "PING  0"]);
-        assert_eq!(talk.seen.exchanges[0].request_bytes, (2 * 0x1000_003 + 4 + rest.len()) as u64);
+        assert_eq!(talk.seen.exchanges[0].request_bytes, (2 * 0x0100_0003 + 4 + rest.len()) as u64);
         assert_eq!(talk.seen.exchanges[1].int("db.response.returned_rows"), Some(2));
         assert_eq!(talk.seen.losses, []);
         assert!(talk.buffered(Flow::Request) == 0 && talk.buffered(Flow::Response) == 0);
