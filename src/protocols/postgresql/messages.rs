@@ -119,11 +119,19 @@ pub fn startup(bytes: &[u8]) -> Result<(Startup<'_>, usize), bool> {
     let packet = match (code, length) {
         (SSL_REQUEST | GSSENC_REQUEST, 8) => Startup::Encryption,
         (CANCEL_REQUEST, 13..=300) => Startup::Cancel,
-        (code, 9..) if PROTOCOL_3.contains(&code) => Startup::Start(body.ok_or(true)?),
+        // The same four bytes ask a Kafka broker for metadata; there no name follows.
+        (code, 9..) if PROTOCOL_3.contains(&code) && bytes.get(8).is_none_or(|&byte| begins_name(byte)) => {
+            Startup::Start(body.ok_or(true)?)
+        }
         _ => return Err(false),
     };
     body.ok_or(true)?;
     Ok((packet, length as usize))
+}
+
+/// Of a parameter of a StartupMessage: `user`, `_pq_.option`. The user must be named, so there is always one.
+fn begins_name(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || byte == b'_'
 }
 
 /// Names and values of a StartupMessage.
@@ -293,7 +301,8 @@ pub fn request_likeness(bytes: &[u8]) -> Likeness {
         Ok(_) => return Likeness::Certain,
         Err(true) if bytes.first() == Some(&0) => {
             return match bytes.get(4..8).and_then(|code| code.first_chunk()).map(|code| u32::from_be_bytes(*code)) {
-                Some(code) if code == CANCEL_REQUEST || PROTOCOL_3.contains(&code) => Likeness::Certain,
+                Some(CANCEL_REQUEST) => Likeness::Certain,
+                Some(code) if PROTOCOL_3.contains(&code) && bytes.len() > 8 => Likeness::Certain,
                 _ => Likeness::Undecided,
             };
         }

@@ -393,6 +393,9 @@ fn begins_are_told_from_other_protocols() {
         b"SSH-2.0-x\r\n",
         b"*1\r\n$4\r\nPING\r\n",
         b"PRI * HTTP/2.0",
+        // Kafka: metadata, version 1; the rest of it, then its begin alone.
+        b"\0\0\0\x22\0\x03\0\x01\0\0\0\x02\0\x07rdkafka\0\0\0\x01\0\x0bshop.orders",
+        b"\0\0\0\x22\0\x03\0\x01\0\0",
     ] {
         assert_eq!(likeness(Flow::Request, bytes), Likeness::No, "{bytes:?}");
     }
