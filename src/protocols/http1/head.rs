@@ -140,6 +140,8 @@ pub fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
         return if blank <= 4 { Likeness::Undecided } else { Likeness::No };
     };
     match flow {
+        // A log, too, has lines like these; what follows them there is no header.
+        Flow::Request | Flow::Response if split_line(bytes).is_some_and(|(_, rest)| !may_follow(rest)) => Likeness::No,
         Flow::Request => judge_request_line(bytes),
         Flow::Response if status_line(bytes).is_some() => Likeness::Certain,
         Flow::Response => {
@@ -152,6 +154,17 @@ pub fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
                 Likeness::No
             }
         }
+    }
+}
+
+/// What has come behind a first line can be a header line or the empty line.
+fn may_follow(bytes: &[u8]) -> bool {
+    let name = bytes.iter().take_while(|&&byte| is_token(byte)).count();
+    match bytes.get(name) {
+        None => true,
+        Some(b':') => name > 0,
+        Some(b'\r' | b'\n') => name == 0,
+        Some(_) => false,
     }
 }
 

@@ -316,6 +316,10 @@ fn tells_http_from_its_first_bytes() {
     assert_eq!(likeness(Flow::Response, b"HTTP/1.1 2"), Likeness::Undecided);
     assert_eq!(likeness(Flow::Response, b"HTTP/2 200"), Likeness::No);
     assert_eq!(likeness(Flow::Response, b"HTTP/1.1 2x0"), Likeness::No);
+    assert_eq!(likeness(Flow::Response, b"HTTP/1.1 200 OK\r\nServer"), Likeness::Certain);
+    let log = b"HTTP/1.1 200 612\n<16>1 2026-01-01T00:00:03Z web shop - - GET /b HTTP/1.1 200 300\n";
+    assert_eq!(likeness(Flow::Response, log), Likeness::No, "a line of a log, cut there");
+    assert_eq!(request("GET /a HTTP/1.1\n2026-01-01 00:00:00 GET /b HTTP/1.1\n"), Likeness::No);
 }
 
 #[test]
