@@ -17,7 +17,7 @@ TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contri
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build run demo test check-build bench lint fmt deps deps-test deps-lint rust
+.PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint rust
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,12 +36,23 @@ demo: build deps-test ## remora run beside a small real workload on loopback, re
 test: deps-test rust ## everything: parsers, hostile bytes, command line, then real programs on this kernel
 	$(CARGO) test --release --no-run
 	$(CARGO) test --release --lib --bins
-	$(CARGO) test --release --test architecture --test cli
+	$(CARGO) test --release --test architecture --test cli --test confusion
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
 
 check-build: rust ## a second build does nothing, a Rust edit does not run clang, a header edit does
 	scripts/check-build.sh
+
+confusion: deps rust ## which connection is named what: docs/protocols/confusion.md; fails when one is named wrongly
+	$(CARGO) run --release --example confusion -- --write docs/protocols/confusion.md
+
+# On a stable compiler; every target for FUZZ_SECONDS, or those in TARGETS. docs/proofs.md says more.
+FUZZ_SECONDS ?= 600
+fuzz: deps rust ## coverage-guided inputs for every parser and reader, e.g. make fuzz FUZZ_SECONDS=60 TARGETS='http redis'
+	fuzz/run.sh $(FUZZ_SECONDS) $(TARGETS)
+
+fuzz-replay: deps rust ## the inputs that fuzzing kept, without a fuzzer
+	$(CARGO) test --release --test hostile -- --test-threads=1 kept
 
 bench: deps-test rust ## the figures of docs/kernels.md; options in ARGS, e.g. make bench ARGS=--quick
 	$(CARGO) build --release
@@ -51,12 +62,14 @@ bench: deps-test rust ## the figures of docs/kernels.md; options in ARGS, e.g. m
 
 lint: deps-lint rust ## formats, clippy, arrows between the rooms
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --all-targets -- -D warnings
 	clang-format --dry-run --Werror $(BPF_SOURCES)
 	$(CARGO) test --test architecture
 
 fmt: deps-lint rust ## formats Rust and C
 	$(CARGO) fmt
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 	clang-format -i $(BPF_SOURCES)
 
 # Installs the packages of $(1) that are absent, says which, and does nothing when there are none. Debian starts a server when
