@@ -7,12 +7,24 @@ mod conversations;
 mod decoders;
 #[path = "hostile/events.rs"]
 mod events;
+#[path = "hostile/kept.rs"]
+mod kept;
 #[path = "hostile/memory.rs"]
 mod memory;
+#[path = "hostile/meter.rs"]
+mod meter;
 #[path = "hostile/mutation.rs"]
 mod mutation;
 #[path = "hostile/pipeline.rs"]
 mod pipeline;
+#[path = "../fuzz/src/script.rs"]
+mod script;
+#[path = "../fuzz/src/targets.rs"]
+mod targets;
+#[path = "support/transcript.rs"]
+mod transcript;
+#[path = "hostile/work.rs"]
+mod work;
 
 use remora::{
     connection::stream::{Segment, Stream},

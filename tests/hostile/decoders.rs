@@ -40,7 +40,7 @@ fn the_event_decoder_survives_a_million_mutated_records_and_allocates_nothing() 
 }
 
 /// A recording with every kind of chunk.
-fn recording() -> Vec<u8> {
+pub fn recording() -> Vec<u8> {
     let header = Header { hostname: "ship".into(), kernel_release: "6.12".into(), agent_version: "0".into(), ..Header::default() };
     let mut writer = Writer::new(Vec::new(), &header).expect("begin");
     let records = events::others(9, 1_000);
@@ -172,7 +172,7 @@ fn pcapng(pcap: &[u8]) -> Vec<u8> {
 }
 
 /// The captures of the tests, each in both formats; the long one is left to the packet room's own tests.
-fn captures() -> Vec<Vec<u8>> {
+pub fn captures() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures");
     let mut paths: Vec<_> = fs::read_dir(folder).expect("tests/data/captures").map(|entry| entry.expect("an entry").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "pcap"));

@@ -3,14 +3,17 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
+    cell::Cell,
 };
 
 struct Counting;
 
-/// Bytes allocated and not given back, and the most of them since [`Peak::begin`].
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Bytes that this thread allocated and has not given back, and the most of them since [`Peak::begin`]. Every test has a thread of
+    /// its own, so tests do not see each other.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
+}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -18,14 +21,16 @@ static ALLOCATOR: Counting = Counting;
 // SAFETY: every call goes to the system's allocator with the arguments that came; only numbers are kept beside it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
+        let live = LIVE.get().wrapping_add(layout.size());
+        LIVE.set(live);
+        PEAK.set(PEAK.get().max(live));
         // SAFETY: the caller keeps to the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // What another thread allocated may be given back here.
+        LIVE.set(LIVE.get().wrapping_sub(layout.size()));
         // SAFETY: the pointer came from `alloc` above, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -33,21 +38,20 @@ unsafe impl GlobalAlloc for Counting {
 
 /// What is allocated now.
 pub fn live() -> usize {
-    LIVE.load(Ordering::Relaxed)
+    LIVE.get()
 }
 
 /// The most that was allocated at once since a moment, beyond what was allocated then.
-/// Tests of this file share the process: `make test` runs them one after the other.
 pub struct Peak(usize);
 
 impl Peak {
     pub fn begin() -> Self {
         let live = live();
-        PEAK.store(live, Ordering::Relaxed);
+        PEAK.set(live);
         Self(live)
     }
 
     pub fn bytes(&self) -> usize {
-        PEAK.load(Ordering::Relaxed).saturating_sub(self.0)
+        PEAK.get().saturating_sub(self.0)
     }
 }
