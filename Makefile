@@ -58,7 +58,8 @@ bench: deps-test rust ## the figures of docs/kernels.md; options in ARGS, e.g. m
 	$(CARGO) build --release
 	$(CARGO) bench --bench hook_cost -- $(ARGS)
 	$(CARGO) bench --bench overhead -- $(ARGS)
-	if test -d benches/pipeline; then $(CARGO) bench --bench pipeline -- $(ARGS); fi
+	$(CARGO) bench --bench pipeline -- $(ARGS)
+	$(CARGO) bench --bench protocols -- $(ARGS)
 
 lint: deps-lint rust ## formats, clippy, arrows between the rooms
 	$(CARGO) fmt --check

@@ -7,12 +7,14 @@
 mod support;
 
 mod allocations;
+mod calls;
 mod recording;
+#[path = "../../tests/support/transcript.rs"]
+#[allow(dead_code, reason = "one recording of them is played here")]
+mod transcript;
 
 use std::{
-    collections::HashMap,
     fs::File,
-    hint::black_box,
     io,
     os::fd::OwnedFd,
     sync::Arc,
@@ -20,6 +22,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use calls::Calls;
 use nix::{
     sys::{
         resource::{UsageWho, getrusage},
@@ -31,10 +34,6 @@ use recording::Recording;
 use remora::{
     agent::rehearsal::{self, Memory, Outcome, RouterAlone, WorkerAlone},
     config::{Config, Output},
-    connection::{Connection, stream::Segment},
-    event::{Body, Event},
-    model::{Direction, Exchange, Protocols, Role},
-    protocols::{Capture, Loss, Sink},
 };
 use support::{Arguments, Machine, statistics::Spread};
 
@@ -92,7 +91,7 @@ fn measure(recording: &Recording, rounds: usize, wanted: &str) -> Result<()> {
     };
     let mut parts = vec![
         part("stream and parser", some, recording, || {
-            ensure!(calls.play(some) == recording.exchanges * u64::from(some), "the parser found another number of exchanges");
+            ensure!(calls.play(some, false) == recording.exchanges * u64::from(some), "the parser found another number of exchanges");
             Ok(())
         }),
         part("router", some, recording, || {
@@ -166,63 +165,4 @@ fn processor_time() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).context("asking for the processor time")?;
     let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Ok(Duration::from_micros(microseconds as u64))
-}
-
-/// The data of a recording, decoded and sorted by connection beforehand: what is left is streams and parsers.
-struct Calls<'a> {
-    calls: Vec<(usize, Direction, Segment<'a>)>,
-    roles: Vec<Role>,
-}
-
-struct Count(u64);
-
-impl Sink for Count {
-    fn exchange(&mut self, exchange: &Exchange<'_>) {
-        self.0 += 1;
-        black_box(exchange);
-    }
-
-    /// As with the table.
-    fn wants_attributes(&self) -> bool {
-        false
-    }
-
-    fn capture(&mut self, _: Capture) {}
-
-    fn lost(&mut self, _: Loss) {}
-}
-
-impl<'a> Calls<'a> {
-    fn of(mut records: &'a [u8]) -> Result<Self> {
-        let (mut calls, mut roles, mut places) = (Vec::new(), Vec::new(), HashMap::new());
-        while let Some(length) = remora::event::record_len(records) {
-            let (record, behind) = records.split_at(length);
-            records = behind;
-            let Event { header, body } = Event::decode(record)?;
-            match body {
-                Body::Open { role, .. } => {
-                    places.insert(header.connection, roles.len());
-                    roles.push(role);
-                }
-                Body::Data { direction, offset, size, payload, .. } => {
-                    let segment = Segment { offset, size: size.into(), payload, time_ns: header.time_ns };
-                    calls.push((places[&header.connection], direction, segment));
-                }
-                _ => {}
-            }
-        }
-        Ok(Self { calls, roles })
-    }
-
-    /// How many exchanges came out.
-    fn play(&self, times: u32) -> u64 {
-        let mut count = Count(0);
-        for _ in 0..times {
-            let mut connections: Vec<_> = self.roles.iter().map(|role| Connection::new(*role, false, Protocols::default())).collect();
-            for (connection, direction, segment) in &self.calls {
-                connections[*connection].data(*direction, *segment, &mut count);
-            }
-        }
-        count.0
-    }
 }

@@ -1,7 +1,6 @@
 //! Event records as the kernel makes them when it watches both ends of 32 connections on one host.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr},
     path::Path,
 };
@@ -9,8 +8,10 @@ use std::{
 use anyhow::{Context, Result};
 use remora::{
     event::{Body, CloseReason, Event, Header, Text, Totals, Tuple},
-    model::{ConnectionId, Direction, Endpoint, Role},
+    model::{ConnectionId, Direction, Endpoint, Flow, Role},
 };
+
+use crate::transcript::Transcript;
 
 const CONNECTIONS: usize = 32;
 
@@ -21,16 +22,23 @@ const HTTP_RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 01 Nov 2025 12:00:00 GMT\r\nContent-Type: text/plain\r\n\
 Content-Length: 3\r\nConnection: keep-alive\r\n\r\nok\n";
 
-/// The bytes of one call: from the client, or to it.
-#[derive(Clone)]
-struct Call {
-    from_client: bool,
-    bytes: Vec<u8>,
+/// The bytes of one call and which way they went.
+pub type Call = (Flow, Vec<u8>);
+
+/// What every connection says, one after the other.
+pub struct Talk<'a> {
+    /// Said once.
+    pub start: &'a [Call],
+    pub start_exchanges: usize,
+    /// Said over and over; the number of times that it was said before comes in.
+    pub turn: &'a dyn Fn(usize) -> Vec<Call>,
+    pub exchanges_a_turn: usize,
+    pub turns: usize,
 }
 
 /// A whole run: connections are opened, talk in turn, and are closed.
 pub struct Recording {
-    pub name: &'static str,
+    pub name: String,
     pub records: Vec<u8>,
     /// Exchanges in it, those of both sides counted.
     pub exchanges: u64,
@@ -38,66 +46,74 @@ pub struct Recording {
 }
 
 /// One connection and how far its two flows have come.
-struct Talk {
+struct Socket {
     client_port: u16,
     server_port: u16,
-    /// Sent by the client, sent by the server.
+    /// By flow.
     positions: [u64; 2],
     number: u64,
 }
 
 impl Recording {
     /// `requests` in all, one at a time on each connection.
+    #[allow(dead_code, reason = "the bench of the protocols has recordings only")]
     pub fn http(requests: usize) -> Self {
-        let turn = [call(true, HTTP_REQUEST), call(false, HTTP_RESPONSE)];
-        Self::make("HTTP", 8080, &[], &turn, requests / CONNECTIONS, 1)
+        let turn = |_| vec![(Flow::Request, HTTP_REQUEST.to_vec()), (Flow::Response, HTTP_RESPONSE.to_vec())];
+        let talk = Talk { start: &[], start_exchanges: 0, turn: &turn, exchanges_a_turn: 1, turns: requests / CONNECTIONS };
+        Self::make("HTTP".to_owned(), 8080, &talk)
     }
 
     /// The statements of `tests/data/postgresql/pgbench_simple.txt` over and over, `requests` in all.
+    #[allow(dead_code, reason = "the bench of the protocols finds what repeats by itself")]
     pub fn postgresql(requests: usize) -> Result<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/postgresql/pgbench_simple.txt");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let calls: Vec<Call> = text.lines().map(parse_call).collect();
+        let calls = Transcript::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/postgresql/pgbench_simple.txt"))?.calls;
         // Statements are what begins with Q; everything before the first of them is the start, and Terminate comes last.
-        let is_query = |call: &Call| call.from_client && call.bytes.first() == Some(&b'Q');
+        let is_query = |(flow, bytes): &Call| *flow == Flow::Request && bytes.first() == Some(&b'Q');
         let begin = calls.iter().position(is_query).context("no statement")?;
-        let end = calls.iter().rposition(|call| !call.from_client).context("no answer")? + 1;
+        let end = calls.iter().rposition(|(flow, _)| *flow == Flow::Response).context("no answer")? + 1;
         let statements = calls[begin..end].iter().filter(|call| is_query(call)).count();
-        let turns = requests / CONNECTIONS / statements;
-        Ok(Self::make("PostgreSQL", 5432, &calls[..begin], &calls[begin..end], turns, statements))
+        let turn = |_| calls[begin..end].to_vec();
+        let talk = Talk {
+            start: &calls[..begin],
+            start_exchanges: 0,
+            turn: &turn,
+            exchanges_a_turn: statements,
+            turns: requests / CONNECTIONS / statements,
+        };
+        Ok(Self::make("PostgreSQL".to_owned(), 5432, &talk))
     }
 
-    fn make(name: &'static str, server_port: u16, start: &[Call], turn: &[Call], turns: usize, exchanges_a_turn: usize) -> Self {
-        let exchanges = (2 * CONNECTIONS * turns * exchanges_a_turn) as u64;
+    pub fn make(name: String, server_port: u16, talk: &Talk<'_>) -> Self {
+        let exchanges = (2 * CONNECTIONS * (talk.start_exchanges + talk.turns * talk.exchanges_a_turn)) as u64;
         let mut recording = Self { name, records: Vec::new(), exchanges, clock_ns: 1_000_000_000 };
-        let mut talks: Vec<Talk> = (0..CONNECTIONS)
-            .map(|number| Talk { client_port: 40_000 + number as u16, server_port, positions: [0; 2], number: number as u64 + 1 })
+        let mut sockets: Vec<Socket> = (0..CONNECTIONS)
+            .map(|number| Socket { client_port: 40_000 + number as u16, server_port, positions: [0; 2], number: number as u64 + 1 })
             .collect();
-        for talk in &mut talks {
-            recording.open(talk);
-            start.iter().for_each(|call| recording.call(talk, call));
+        for socket in &mut sockets {
+            recording.open(socket);
+            talk.start.iter().for_each(|call| recording.call(socket, call));
         }
         // In turn, call by call: what one processor sees of many connections.
-        for _ in 0..turns {
-            for call in turn {
-                talks.iter_mut().for_each(|talk| recording.call(talk, call));
+        for turn in 0..talk.turns {
+            for call in &(talk.turn)(turn) {
+                sockets.iter_mut().for_each(|socket| recording.call(socket, call));
             }
         }
-        talks.iter().for_each(|talk| recording.close(talk));
+        sockets.iter().for_each(|socket| recording.close(socket));
         recording
     }
 
-    fn put(&mut self, talk: &Talk, role: Role, body: Body<'_>) {
+    fn put(&mut self, socket: &Socket, role: Role, body: Body<'_>) {
         self.clock_ns += 500;
         let (server, pid) = (u64::from(role == Role::Server), if role == Role::Server { 200 } else { 100 });
-        let hash = u64::from(ConnectionId::port_hash(talk.client_port, talk.server_port));
-        let connection = ConnectionId((talk.number * 2 + server) << 8 | hash);
+        let hash = u64::from(ConnectionId::port_hash(socket.client_port, socket.server_port));
+        let connection = ConnectionId((socket.number * 2 + server) << 8 | hash);
         Event { header: Header { time_ns: self.clock_ns, connection, pid, tid: pid }, body }.encode(&mut self.records);
     }
 
-    fn open(&mut self, talk: &Talk) {
+    fn open(&mut self, socket: &Socket) {
         let end = |port| Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port };
-        let (client, server) = (end(talk.client_port), end(talk.server_port));
+        let (client, server) = (end(socket.client_port), end(socket.server_port));
         for (role, local, remote, comm) in [(Role::Client, client, server, "load"), (Role::Server, server, client, "server")] {
             let tuple = Tuple { local, remote, netns: 1 };
             let body = Body::Open {
@@ -109,21 +125,21 @@ impl Recording {
                 adopted: false,
                 comm: Text::new(comm),
             };
-            self.put(talk, role, body);
+            self.put(socket, role, body);
         }
     }
 
-    fn call(&mut self, talk: &mut Talk, call: &Call) {
-        let offset = talk.positions[usize::from(!call.from_client)];
-        talk.positions[usize::from(!call.from_client)] += call.bytes.len() as u64;
-        let (sender, receiver) = if call.from_client { (Role::Client, Role::Server) } else { (Role::Server, Role::Client) };
+    fn call(&mut self, socket: &mut Socket, (flow, bytes): &Call) {
+        let offset = socket.positions[flow.index()];
+        socket.positions[flow.index()] += bytes.len() as u64;
+        let (sender, receiver) = if *flow == Flow::Request { (Role::Client, Role::Server) } else { (Role::Server, Role::Client) };
         for (role, direction) in [(sender, Direction::Sent), (receiver, Direction::Received)] {
-            self.put(talk, role, Body::Data { direction, offset, size: call.bytes.len() as u32, unread: false, payload: &call.bytes });
+            self.put(socket, role, Body::Data { direction, offset, size: bytes.len() as u32, unread: false, payload: bytes });
         }
     }
 
-    fn close(&mut self, talk: &Talk) {
-        let [from_client, from_server] = talk.positions;
+    fn close(&mut self, socket: &Socket) {
+        let [from_client, from_server] = socket.positions;
         for (role, bytes_sent, bytes_received) in [(Role::Client, from_client, from_server), (Role::Server, from_server, from_client)] {
             let totals = Totals { bytes_sent, bytes_received, retransmits: 0, srtt_us: 20 };
             let body = Body::Close {
@@ -135,32 +151,7 @@ impl Recording {
                 error: 0,
                 reason: CloseReason::Local,
             };
-            self.put(talk, role, body);
+            self.put(socket, role, body);
         }
     }
-}
-
-fn call(from_client: bool, bytes: &[u8]) -> Call {
-    Call { from_client, bytes: bytes.to_vec() }
-}
-
-/// A line of a recorded conversation: `>` from the client or `<` from the server, then the bytes, other than printable ones as `\xNN`.
-fn parse_call(line: &str) -> Call {
-    let (mut bytes, mut rest) = (Vec::new(), line.get(2..).unwrap_or_default());
-    while let Some(at) = rest.find('\\') {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        let code = rest.get(at + 2..at + 4).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match code.filter(|_| rest[at + 1..].starts_with('x')) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &rest[at + 4..];
-            }
-            None => {
-                bytes.extend_from_slice(rest[at + 1..].get(..1).unwrap_or_default().as_bytes());
-                rest = rest.get(at + 2..).unwrap_or_default();
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    Call { from_client: line.starts_with('>'), bytes }
 }
