@@ -6,7 +6,7 @@ use anyhow::Result;
 use remora::{
     connection::{Connection, stream::Segment},
     event::{Body, Event},
-    model::{Direction, Exchange, Role},
+    model::{Direction, Exchange, Protocols, Role},
     protocols::{Capture, Loss, Sink},
 };
 
@@ -69,7 +69,7 @@ impl<'a> Calls<'a> {
     pub fn play(&self, times: u32, wants_attributes: bool) -> u64 {
         let mut count = Count { exchanges: 0, wants_attributes };
         for _ in 0..times {
-            let mut connections: Vec<_> = self.roles.iter().map(|role| Connection::new(*role, false)).collect();
+            let mut connections: Vec<_> = self.roles.iter().map(|role| Connection::new(*role, false, Protocols::default())).collect();
             for (connection, direction, segment) in &self.calls {
                 connections[*connection].data(*direction, *segment, &mut count);
             }

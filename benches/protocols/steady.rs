@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use remora::{
     connection::{Connection, stream::Segment},
-    model::{Direction, Exchange, Flow, Role},
+    model::{Direction, Exchange, Flow, Protocols, Role},
     protocols::{Capture, Loss, Sink},
 };
 
@@ -120,7 +120,7 @@ fn exchanges(calls: &[Call]) -> Option<BTreeMap<String, usize>> {
             self.losses += 1;
         }
     }
-    let (mut said, mut connection, mut offsets) = (Said::default(), Connection::new(Role::Client, false), [0; 2]);
+    let (mut said, mut connection, mut offsets) = (Said::default(), Connection::new(Role::Client, false, Protocols::default()), [0; 2]);
     for (flow, bytes) in calls {
         let offset = &mut offsets[flow.index()];
         let direction = if *flow == Flow::Request { Direction::Sent } else { Direction::Received };

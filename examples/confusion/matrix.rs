@@ -8,7 +8,7 @@ use std::{
 
 use remora::{
     connection::{Connection, stream::Segment},
-    model::{Direction, Exchange, Flow, Protocol, Role},
+    model::{Direction, Exchange, Flow, Protocol, Protocols, Role},
     protocols::{Capture, DEFINITIONS, Loss, Sink},
 };
 
@@ -182,7 +182,7 @@ fn pieces(calls: &[(Flow, Vec<u8>)], cut: Cut) -> Vec<Call<'_>> {
 
 /// All names that a connection had, and what was thought of the role of its watched socket.
 fn play(calls: &[Call<'_>], join: usize, role: Role, at_client: bool) -> (BTreeSet<Protocol>, Role) {
-    let mut connection = Connection::new(role, join > 0);
+    let mut connection = Connection::new(role, join > 0, Protocols::default());
     let mut offsets = [0; 2];
     let mut names = BTreeSet::new();
     for (number, call) in calls.iter().enumerate() {

@@ -9,7 +9,7 @@ use remora::{
         stream::{Segment, Stream},
     },
     event::{self, Event},
-    model::{Direction, Exchange, Flow, Protocol, Role, Wish},
+    model::{Direction, Exchange, Flow, Protocol, Protocols, Role, Wish},
     packet,
     protocols::{At, Capture, DEFINITIONS, Definition, Loss, MAX_BUFFERED, Opening, Sink, Step as Parsed, Transport},
     record::{self, Chunk, Reader},
@@ -186,7 +186,7 @@ fn detection(input: &[u8]) {
         2 => Role::Server,
         _ => Role::Unknown,
     };
-    let mut connection = Connection::new(role, script.options.adopted());
+    let mut connection = Connection::new(role, script.options.adopted(), Protocols::default());
     let mut out = Check { wants_attributes: script.options.wants_attributes(), last_ns: 1, exchanges: 0 };
     let (mut offsets, mut calls, mut bytes) = ([0_u64; 2], 0, 0);
     for step in &script.steps {

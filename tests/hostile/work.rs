@@ -7,7 +7,7 @@
 
 use remora::{
     connection::{Connection as Watched, stream::Segment},
-    model::{Direction, Flow, Protocol, Role, Wish},
+    model::{Direction, Flow, Protocol, Protocols, Role, Wish},
     protocols::{At, DEFINITIONS, Opening, Parser, Sink, Step, Transport},
 };
 
@@ -176,7 +176,7 @@ fn a_stream_that_nobody_claims_costs_lengths_only_after_16_calls_or_16_kib() {
     for input in 0..20_000 {
         let role = [Role::Client, Role::Server, Role::Unknown][random.below(3)];
         let (adopted, largest, alphabet) = (random.one_in(2), 1 + random.below(4096), 1 + random.below(256));
-        let mut connection = Watched::new(role, adopted);
+        let mut connection = Watched::new(role, adopted, Protocols::default());
         let (mut calls, mut bytes, mut offsets, mut out) = (0, 0, [0; 2], Counting::default());
         let wish = loop {
             let direction = if random.one_in(2) { Direction::Sent } else { Direction::Received };
@@ -203,7 +203,7 @@ fn a_stream_that_nobody_claims_costs_lengths_only_after_16_calls_or_16_kib() {
 fn what_is_given_up_holds_nothing_any_more() {
     for conversation in CONVERSATIONS {
         let (before, mut out) = (live(), Counting::default());
-        let mut connection = Watched::new(Role::Unknown, true);
+        let mut connection = Watched::new(Role::Unknown, true, Protocols::default());
         // Nothing that could be its begin: every call without its first half.
         let mut offsets = [0; 2];
         for (flow, message) in conversation.iter().cycle().take(64) {

@@ -17,16 +17,8 @@ use crate::{
 const DIRECTORY: &str = "mysql";
 
 /// In the clear from begin to end.
-const NAMES: [&str; 8] = [
-    "mariadb_pymysql",
-    "mysql_pymysql",
-    "mysql_rsa",
-    "mysql_cli",
-    "mariadb_cli",
-    "mariadb_denied",
-    "mariadb_prepared",
-    "mysql_prepared",
-];
+const NAMES: [&str; 8] =
+    ["mariadb_pymysql", "mysql_pymysql", "mysql_rsa", "mysql_cli", "mariadb_cli", "mariadb_denied", "mariadb_prepared", "mysql_prepared"];
 /// Encrypted or compressed.
 const CLOSED: [&str; 3] = ["mysql_tls", "mysql_zstd", "mariadb_zlib"];
 
@@ -68,7 +60,8 @@ fn admits(one: &OwnedExchange, truth: &[OwnedExchange]) -> bool {
         let text = full.resource.starts_with(&one.resource)
             || (one.flags.contains(Flags::TRUNCATED) && prefix(&one.resource, &full.resource))
             || one.resource.starts_with('<');
-        let operation = one.operation == full.operation || one.resource.starts_with('<') || one.operation == "OTHER" || one.operation == "EMPTY";
+        let operation =
+            one.operation == full.operation || one.resource.starts_with('<') || one.operation == "OTHER" || one.operation == "EMPTY";
         cut && text && operation && (one.status == full.status || one.status.is_empty())
     })
 }
