@@ -4,6 +4,7 @@
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
 pub mod dns;
+pub mod grpc;
 pub mod http1;
 pub mod mysql;
 pub mod postgresql;
