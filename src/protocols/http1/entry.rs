@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::head::{self, MAX_METHOD, RequestHead};
+use super::head::{self, KNOWN_METHODS, MAX_METHOD, RequestHead};
 use crate::{
     model::{Exchange, Flags, Protocol, Value},
     protocols::{At, Sink},
@@ -19,9 +19,6 @@ pub enum Kind {
     /// The client offered another protocol.
     Upgrade,
 }
-
-/// The methods that OpenTelemetry knows; others are reported as `_OTHER` with the original beside it.
-const KNOWN_METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
 
 /// Longest texts kept, in bytes: a thousand open requests must stay small.
 const MAX_PATH: usize = 1024;

@@ -56,6 +56,9 @@ pub enum Parsed<T> {
 /// A method longer than this is not one. The longest registered one has 17 letters.
 pub const MAX_METHOD: usize = 32;
 
+/// The methods that OpenTelemetry knows; others are reported as `_OTHER` with the original beside it.
+pub const KNOWN_METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
+
 /// Bodies announced as longer than this are taken for nonsense; also keeps lengths away from the "for ever" of a skip.
 const MAX_CONTENT_LENGTH: u64 = 1 << 62;
 
@@ -286,6 +289,10 @@ pub fn request(bytes: &[u8], strict: bool) -> Parsed<RequestHead<'_>> {
         return if judge_request_line(bytes) == Likeness::No { Parsed::Malformed } else { Parsed::Partial };
     };
     let Some((method, target, minor)) = request_line(line) else { return Parsed::Malformed };
+    // "OST /a HTTP/1.1" is what a late start leaves of a POST.
+    if strict && !KNOWN_METHODS.iter().any(|known| known.as_bytes() == method) {
+        return Parsed::Malformed;
+    }
     let mut lengths = Lengths::default();
     let (mut host, mut user_agent, mut traceparent) = (None, None, None);
     let (mut expects_continue, mut upgrade) = (false, false);

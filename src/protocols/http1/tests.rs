@@ -202,6 +202,13 @@ fn drops_the_answer_to_a_request_from_before_the_agent() {
 }
 
 #[test]
+fn takes_no_part_of_a_method_for_a_method() {
+    let mut talk = Conversation::adopted(parser, 5000);
+    talk.request(&get("/old")[1..]).response(OK).request(get("/a")).response(OK);
+    assert_eq!(talk.summaries(), ["GET /a 200"]);
+}
+
+#[test]
 fn tells_the_answer_to_an_unseen_head_request_from_one_with_a_body() {
     let mut talk = Conversation::adopted(parser, 5000);
     talk.response("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n").request(get("/a")).response("HT").response("TP/1.1 201 X\r\n");
