@@ -97,7 +97,10 @@ impl Http1 {
         self.lane(flow).place = Place::Lost;
         self.lane(flow).scanned = 0;
         match flow {
-            Flow::Request => self.pairing.request_gap(out),
+            Flow::Request => {
+                let response_lost = self.place(Flow::Response) == Place::Lost;
+                self.pairing.request_gap(response_lost, out);
+            }
             Flow::Response => self.pairing.response_gap(lost, at_ns, out),
         }
     }
@@ -197,7 +200,7 @@ impl Http1 {
             Framing::Invalid => {
                 self.pairing.request_end(out);
                 self.lane(Flow::Request).place = Place::Lost;
-                self.pairing.request_gap(out);
+                self.pairing.request_gap(false, out);
                 Step::Consumed(length)
             }
             framing if head.expects_continue && framing != Framing::Empty => {

@@ -292,8 +292,13 @@ impl Pairing {
         self.emit_done(out);
     }
 
-    /// Bytes of the request flow were missed: requests may be among them.
-    pub fn request_gap(&mut self, out: &mut dyn Sink) {
+    /// Bytes of the request flow were missed: requests may be among them. `response_lost`: responses may have been missed, too, and then
+    /// the next one can be of any request.
+    pub fn request_gap(&mut self, response_lost: bool, out: &mut dyn Sink) {
+        if response_lost {
+            self.end_broken(out);
+            self.drop_from(self.answered, Some(Loss::ParseGap), out);
+        }
         let inside = self.asking;
         for entry in self.entries.iter_mut().skip(self.answered) {
             entry.flags.insert(Flags::GAP);
