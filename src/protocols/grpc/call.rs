@@ -150,6 +150,17 @@ impl Call {
         self.messages_mut(flow).take(bytes, at);
     }
 
+    /// As [`Call::data`], up to a frame of trailers: what is behind that frame's prefix.
+    pub(super) fn frames<'a>(&mut self, flow: Flow, bytes: &'a [u8], at: At) -> &'a [u8] {
+        self.answered(flow, at.first_ns);
+        self.messages_mut(flow).take_frames(bytes, at)
+    }
+
+    /// Length of the response's frame of trailers, once it has begun, and whether it is compressed.
+    pub(super) fn trailers_frame(&self) -> Option<(u64, bool)> {
+        self.response.trailers()
+    }
+
     /// So many bytes of payload went by without being seen: not captured, or of no interest (see [`Call::passable`]).
     pub fn missing(&mut self, flow: Flow, length: u64, at_ns: u64) {
         self.answered(flow, at_ns);

@@ -17,12 +17,20 @@ pub struct Messages {
     compressed: bool,
     /// Where messages begin is no longer known.
     lost: bool,
+    /// A frame of trailers began (gRPC-Web): its length, and whether it is compressed. No message comes behind it.
+    trailers: Option<(u64, bool)>,
 }
 
 impl Messages {
     /// Bytes as they come. The time of a message is that of its last byte.
-    pub fn take(&mut self, mut bytes: &[u8], at: At) {
-        while !self.lost && !bytes.is_empty() {
+    pub fn take(&mut self, bytes: &[u8], at: At) {
+        self.take_frames(bytes, at);
+        self.lost |= self.trailers.is_some();
+    }
+
+    /// As [`Messages::take`], up to a frame of trailers, behind whose prefix the bytes returned are.
+    pub fn take_frames<'a>(&mut self, mut bytes: &'a [u8], at: At) -> &'a [u8] {
+        while !self.lost && self.trailers.is_none() && !bytes.is_empty() {
             if self.rest > 0 {
                 let passed = self.rest.min(bytes.len() as u64);
                 bytes = bytes.get(passed as usize..).unwrap_or_default();
@@ -40,18 +48,26 @@ impl Messages {
                 self.begin(at.last_ns);
             }
         }
+        bytes
     }
 
     fn begin(&mut self, at_ns: u64) {
         self.have = 0;
         let [flag, length @ ..] = self.prefix;
-        // Other bits are reserved: this is no message's begin.
-        if flag > 1 {
-            self.lost = true;
-            return;
+        let length = u64::from(u32::from_be_bytes(length));
+        match flag {
+            0 | 1 => self.compressed |= flag == 1,
+            0x80 | 0x81 => {
+                self.trailers = Some((length, flag == 0x81));
+                return;
+            }
+            // Other bits are reserved: this is no message's begin.
+            _ => {
+                self.lost = true;
+                return;
+            }
         }
-        self.compressed |= flag == 1;
-        self.rest = u64::from(u32::from_be_bytes(length));
+        self.rest = length;
         if self.rest == 0 {
             self.end(at_ns);
         }
@@ -82,6 +98,11 @@ impl Messages {
     /// So many bytes from here on are of no interest.
     pub fn passable(&self) -> u64 {
         if self.lost { u64::MAX } else { self.rest }
+    }
+
+    /// The frame of trailers that was met.
+    pub fn trailers(&self) -> Option<(u64, bool)> {
+        self.trailers
     }
 
     /// Whole messages; `None` when some may have been missed.

@@ -12,6 +12,7 @@ mod messages;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod web;
 
 pub use self::call::{Call, Carried, RequestHeaders, ResponseHeaders};
 

@@ -5,7 +5,10 @@ use smallvec::SmallVec;
 use super::head::{self, KNOWN_METHODS, MAX_METHOD, RequestHead};
 use crate::{
     model::{Exchange, Flags, Protocol, Value},
-    protocols::{At, Sink},
+    protocols::{
+        At, Sink,
+        grpc::{Carried, web::Web},
+    },
 };
 
 /// What must be known of a request to frame its response.
@@ -18,6 +21,8 @@ pub enum Kind {
     Connect,
     /// The client offered another protocol.
     Upgrade,
+    /// A call of gRPC-Web: its bodies are read.
+    GrpcWeb,
 }
 
 /// Longest texts kept, in bytes: a thousand open requests must stay small.
@@ -52,6 +57,8 @@ pub struct Entry {
     pub broken: bool,
     /// On trial: must not leave yet.
     pub held: bool,
+    /// What becomes of the exchange when it is of [`Kind::GrpcWeb`]; otherwise kept for the next one that is.
+    web: Option<Box<Web>>,
 }
 
 impl Entry {
@@ -76,6 +83,7 @@ impl Entry {
             response_done: false,
             broken: false,
             held: false,
+            web: None,
         }
     }
 
@@ -83,7 +91,8 @@ impl Entry {
     pub fn clear(&mut self) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
-        *self = Self { text, ..Self::new() };
+        let web = self.web.take();
+        *self = Self { text, web, ..Self::new() };
     }
 
     pub fn text_capacity(&self) -> usize {
@@ -112,6 +121,7 @@ impl Entry {
             b"HEAD" => Kind::Head,
             b"CONNECT" => Kind::Connect,
             _ if head.upgrade => Kind::Upgrade,
+            b"POST" if head.grpc_web.is_some() => Kind::GrpcWeb,
             _ => Kind::Plain,
         };
         self.minor = head.minor;
@@ -166,13 +176,54 @@ impl Entry {
         self.status.is_some_and(|status| status >= 500)
     }
 
+    /// The call of gRPC-Web that this is; `None` when it is plain HTTP.
+    pub fn call(&mut self) -> Option<&mut Web> {
+        if self.kind == Kind::GrpcWeb { self.web.as_deref_mut() } else { None }
+    }
+
+    /// A call of gRPC-Web begins with this request, of which `bytes` are the head.
+    pub fn begin_call(&mut self, head: &RequestHead<'_>, bytes: &[u8], at: At, raw: bool, attributes: bool) {
+        let Some(encoding) = head.grpc_web else { return };
+        let web = self.web.get_or_insert_with(|| Box::new(Web::new(raw)));
+        web.clear();
+        web.request_headers(encoding, &head::grpc_request(head, bytes), at, attributes);
+        if let Some(status) = self.status {
+            // The response was reported first, and read as one of HTTP.
+            let at = At { first_ns: self.first_byte_ns, last_ns: self.end_ns, call_start: false };
+            web.response_headers(None, &crate::protocols::grpc::ResponseHeaders { http_status: Some(status), ..Default::default() }, at);
+            web.response_end(true, at);
+        }
+    }
+
+    /// Emits the exchange as a call of gRPC-Web.
+    fn emit_call(&mut self, flags: Flags, out: &mut dyn Sink) {
+        let at = At { first_ns: self.first_byte_ns, last_ns: self.end_ns, call_start: false };
+        let carried = Carried {
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            flags,
+            version: if self.minor == 0 { "1.0" } else { "1.1" },
+        };
+        let (answered, done, cut) = (self.status.is_some(), self.response_done, flags.contains(Flags::GAP));
+        let Some(web) = self.call() else { return };
+        if answered && (done || cut) {
+            web.response_end(cut, at);
+        } else {
+            web.connection_end(at.last_ns);
+        }
+        web.emit(&carried, out);
+    }
+
     fn text(&self, index: usize) -> &str {
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         let end = self.ends.get(index).copied().unwrap_or(0);
         self.text.get(usize::from(start)..usize::from(end)).unwrap_or_default()
     }
 
-    pub fn emit(&self, adopted: bool, out: &mut dyn Sink) {
+    pub fn emit(&mut self, adopted: bool, out: &mut dyn Sink) {
+        if self.kind == Kind::GrpcWeb {
+            return self.emit_call(if adopted { self.flags | Flags::ADOPTED } else { self.flags }, out);
+        }
         let (method, path) = (self.text(0), self.text(1));
         let digits = self.status.map(|status| [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8));
         let status = digits.as_ref().and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();

@@ -2,7 +2,16 @@
 //!
 //! One pass over the lines; only the headers that somebody reads are looked at closer. Knows nothing of connections.
 
-use crate::{model::Flow, protocols::Likeness};
+use crate::{
+    model::Flow,
+    protocols::{
+        Likeness,
+        grpc::{
+            RequestHeaders, ResponseHeaders,
+            web::{Encoding, encoding},
+        },
+    },
+};
 
 /// How a message's body is delimited (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +41,8 @@ pub struct RequestHead<'a> {
     /// `Expect: 100-continue`: the body may never be sent.
     pub expects_continue: bool,
     pub upgrade: bool,
+    /// The body is of gRPC-Web.
+    pub grpc_web: Option<Encoding>,
 }
 
 /// The parts of a response head that are of interest.
@@ -295,7 +306,7 @@ pub fn request(bytes: &[u8], strict: bool) -> Parsed<RequestHead<'_>> {
     }
     let mut lengths = Lengths::default();
     let (mut host, mut user_agent, mut traceparent) = (None, None, None);
-    let (mut expects_continue, mut upgrade) = (false, false);
+    let (mut expects_continue, mut upgrade, mut grpc_web) = (false, false, None);
     let end = headers(rest, strict, |line| match line.first().map(u8::to_ascii_lowercase) {
         Some(b'h') => host = host.or_else(|| value_of(line, b"host:")),
         Some(b'u') => {
@@ -311,6 +322,8 @@ pub fn request(bytes: &[u8], strict: bool) -> Parsed<RequestHead<'_>> {
         Some(b'c') => {
             if let Some(value) = value_of(line, b"content-length:") {
                 lengths.content_length(value);
+            } else if let Some(value) = value_of(line, b"content-type:") {
+                grpc_web = encoding(value);
             }
         }
         Some(b'e') => expects_continue |= value_of(line, b"expect:").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")),
@@ -321,7 +334,7 @@ pub fn request(bytes: &[u8], strict: bool) -> Parsed<RequestHead<'_>> {
         Some(Err(NotAHeader)) => Parsed::Malformed,
         Some(Ok(after)) => {
             let framing = lengths.framing(Flow::Request);
-            let head = RequestHead { method, target, minor, host, user_agent, traceparent, framing, expects_continue, upgrade };
+            let head = RequestHead { method, target, minor, host, user_agent, traceparent, framing, expects_continue, upgrade, grpc_web };
             Parsed::Whole(head, bytes.len() - after.len())
         }
     }
@@ -356,6 +369,29 @@ pub fn response(bytes: &[u8], strict: bool) -> Parsed<ResponseHead> {
             Parsed::Whole(ResponseHead { status, framing }, bytes.len() - after.len())
         }
     }
+}
+
+/// What gRPC-Web says in a request head that [`request`] read: a second look, for calls only.
+pub fn grpc_request<'a>(head: &RequestHead<'a>, bytes: &'a [u8]) -> RequestHeaders<'a> {
+    let target = target(head.method, head.target);
+    let mut timeout = None;
+    let (_, lines) = split_line(bytes).unwrap_or_default();
+    headers(lines, false, |line| timeout = timeout.or_else(|| value_of(line, b"grpc-timeout:")));
+    let authority = target.authority.or(head.host);
+    RequestHeaders { path: Some(target.path), authority, user_agent: head.user_agent, timeout, traceparent: head.traceparent }
+}
+
+/// What gRPC-Web says in a response head that [`response`] read, and how its body is written.
+pub fn grpc_response(status: u16, bytes: &[u8]) -> (Option<Encoding>, ResponseHeaders<'_>) {
+    let mut found = ResponseHeaders { http_status: Some(status), ..ResponseHeaders::default() };
+    let mut body = None;
+    let (_, lines) = split_line(bytes).unwrap_or_default();
+    headers(lines, false, |line| {
+        found.status = found.status.or_else(|| value_of(line, b"grpc-status:"));
+        found.message = found.message.or_else(|| value_of(line, b"grpc-message:"));
+        body = body.or_else(|| value_of(line, b"content-type:").and_then(encoding));
+    });
+    (body, found)
 }
 
 /// The size in a chunk's first line (RFC 9112 section 7.1), extensions left out. `None`: not a chunk.

@@ -1,6 +1,7 @@
 //! HTTP/1.0 and HTTP/1.1 (RFC 9110, RFC 9112): where messages begin and end in both flows.
 //!
-//! Heads are in `head`, pairs in `pairing`, what becomes an exchange in `entry`. Bodies are passed over, never looked at.
+//! Heads are in `head`, pairs in `pairing`, what becomes an exchange in `entry`. Bodies are passed over, never looked at, but for the
+//! messages of gRPC-Web, which are counted.
 //! An exchange is an error when its status is 500 or above, or when there was no answer: which side was watched is not known here, and a
 //! 4xx is an error of the client only.
 #![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
@@ -44,6 +45,17 @@ enum Place {
     ChunkSize,
     /// A chunk's data that is passed over, with the line break behind it.
     ChunkData(u64),
+    /// So many bytes of content that are looked at: of a body of known length, or of a chunk.
+    Content {
+        left: u64,
+        chunk: bool,
+    },
+    /// Content of which the next `passed` bytes need not be looked at.
+    ContentPassed {
+        passed: u64,
+        left: u64,
+        chunk: bool,
+    },
     Trailer,
     UntilClose,
     /// Not known: a message is looked for where calls begin.
@@ -56,6 +68,8 @@ struct Lane {
     place: Place,
     /// So many of the bytes that will be handed over again were searched for their end.
     scanned: usize,
+    /// The content of the message under way is looked at: it is of gRPC-Web.
+    reads: bool,
 }
 
 struct Http1 {
@@ -66,13 +80,14 @@ struct Http1 {
     adopted: bool,
     /// What follows the requests that were seen is another protocol's.
     switched: bool,
+    raw: bool,
 }
 
 impl Http1 {
-    fn new(Opening { adopted, .. }: Opening) -> Self {
+    fn new(Opening { adopted, raw, .. }: Opening) -> Self {
         let place = if adopted { Place::Lost } else { Place::Head };
-        let lanes = [Lane { place, scanned: 0 }, Lane { place, scanned: 0 }];
-        Self { lanes, pairing: Pairing::new(adopted), understood: false, adopted, switched: false }
+        let lanes = [(); 2].map(|()| Lane { place, scanned: 0, reads: false });
+        Self { lanes, pairing: Pairing::new(adopted), understood: false, adopted, switched: false, raw }
     }
 
     fn lane(&mut self, flow: Flow) -> &mut Lane {
@@ -147,12 +162,12 @@ impl Http1 {
         self.lane(flow).scanned = 0;
         match flow {
             Flow::Request => match head::request(bytes, lost) {
-                Parsed::Whole(head, length) => self.request(head, length, at, out),
+                Parsed::Whole(head, length) => self.request(head, length, bytes, at, out),
                 Parsed::Partial => self.wait(flow, bytes),
                 Parsed::Malformed => self.malformed(flow, bytes, at, out),
             },
             Flow::Response => match head::response(bytes, lost) {
-                Parsed::Whole(head, length) => self.response(head, length, at, out),
+                Parsed::Whole(head, length) => self.response(head, length, bytes, at, out),
                 Parsed::Partial => self.wait(flow, bytes),
                 Parsed::Malformed => self.malformed(flow, bytes, at, out),
             },
@@ -188,7 +203,7 @@ impl Http1 {
         Step::Consumed(bytes.len())
     }
 
-    fn request(&mut self, head: head::RequestHead<'_>, length: usize, at: At, out: &mut dyn Sink) -> Step {
+    fn request(&mut self, head: head::RequestHead<'_>, length: usize, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
         self.understood = true;
         let response = match self.place(Flow::Response) {
             Place::Head | Place::Undecided(_) => ResponseFlow::Idle,
@@ -196,6 +211,10 @@ impl Http1 {
             _ => ResponseFlow::Busy,
         };
         self.pairing.request_head(&head, length, at, response, out);
+        self.lane(Flow::Request).reads = head.grpc_web.is_some();
+        if head.grpc_web.is_some() {
+            self.pairing.begin_call(&head, bytes, at, self.raw, out);
+        }
         let step = match head.framing {
             Framing::Invalid => {
                 self.pairing.request_end(out);
@@ -226,7 +245,7 @@ impl Http1 {
         }
     }
 
-    fn response(&mut self, head: head::ResponseHead, length: usize, at: At, out: &mut dyn Sink) -> Step {
+    fn response(&mut self, head: head::ResponseHead, length: usize, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
         self.understood = true;
         let kind = self.pairing.kind_of_response();
         if head.status < 200 && head.status != 101 {
@@ -239,6 +258,7 @@ impl Http1 {
             self.pairing.response_end(Some(at.last_ns), out);
             return self.switch(length, at.last_ns, out);
         }
+        self.lane(Flow::Response).reads = kind == Some(Kind::GrpcWeb) && self.call_response(head.status, bytes, at);
         match (kind, head.framing) {
             (Some(Kind::Head), _) => self.begin_body(Flow::Response, Framing::Empty, length, at.last_ns, out),
             (None, framing) if framing != Framing::Empty => {
@@ -247,6 +267,52 @@ impl Http1 {
             }
             (_, framing) => self.begin_body(Flow::Response, framing, length, at.last_ns, out),
         }
+    }
+
+    /// The response to a call of gRPC-Web has begun; whether its body is to be read.
+    fn call_response(&mut self, status: u16, bytes: &[u8], at: At) -> bool {
+        let (encoding, head) = head::grpc_response(status, bytes);
+        self.pairing.call(Flow::Response).is_some_and(|call| call.response_headers(encoding, &head, at))
+    }
+
+    /// Content that is looked at.
+    fn content(&mut self, flow: Flow, left: u64, chunk: bool, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
+        let Some(call) = self.pairing.call(flow) else {
+            self.lane(flow).place = Place::ContentPassed { passed: left, left, chunk };
+            return Step::Skip { head: 0, body: left };
+        };
+        let content = bytes.get(..left.min(bytes.len() as u64) as usize).unwrap_or(bytes);
+        call.data(flow, content, at);
+        // What is left of a large message need not be captured.
+        let passed = call.passable(flow).min(left - content.len() as u64);
+        self.content_done(flow, content.len() as u64, left, chunk, at.last_ns, out);
+        match self.place(flow) {
+            Place::Content { left, chunk } if passed > 0 => {
+                self.lane(flow).place = Place::ContentPassed { passed, left, chunk };
+                Step::Skip { head: content.len(), body: passed }
+            }
+            _ => Step::Consumed(content.len()),
+        }
+    }
+
+    /// `done` bytes of the content that is looked at went by.
+    fn content_done(&mut self, flow: Flow, done: u64, left: u64, chunk: bool, at_ns: u64, out: &mut dyn Sink) {
+        self.message_bytes(flow, done, done, at_ns);
+        let left = left.saturating_sub(done);
+        match (left, chunk) {
+            (0, false) => self.end_message(flow, at_ns, out),
+            // The line break behind the chunk's data.
+            (0, true) => self.lane(flow).place = Place::ChunkData(0),
+            _ => self.lane(flow).place = Place::Content { left, chunk },
+        }
+    }
+
+    /// `passed` bytes of content went by unseen.
+    fn content_passed(&mut self, flow: Flow, passed: u64, left: u64, chunk: bool, at_ns: u64, out: &mut dyn Sink) {
+        if let Some(call) = self.pairing.call(flow) {
+            call.missing(flow, passed, at_ns);
+        }
+        self.content_done(flow, passed, left, chunk, at_ns, out);
     }
 
     /// HTTP is over on this connection.
@@ -267,6 +333,7 @@ impl Http1 {
                 self.end_message(flow, at_ns, out);
                 return Step::Consumed(head);
             }
+            Framing::Length(left) if self.lane(flow).reads => self.lane(flow).place = Place::Content { left, chunk: false },
             Framing::Length(body) => {
                 self.lane(flow).place = Place::Body(body);
                 return Step::Skip { head, body };
@@ -298,6 +365,10 @@ impl Http1 {
             return self.head(flow, bytes, at, out);
         }
         match framing {
+            Framing::Length(left) if self.lane(flow).reads => {
+                self.lane(flow).place = Place::Content { left, chunk: false };
+                self.content(flow, left, false, bytes, at, out)
+            }
             Framing::Length(body) => {
                 self.lane(flow).place = Place::Body(body);
                 Step::Skip { head: 0, body }
@@ -336,6 +407,10 @@ impl Http1 {
             }
             Some(size) => {
                 self.message_bytes(flow, length as u64, 0, at.last_ns);
+                if self.lane(flow).reads {
+                    self.lane(flow).place = Place::Content { left: size, chunk: true };
+                    return Step::Consumed(length);
+                }
                 self.lane(flow).place = Place::ChunkData(size);
                 Step::Skip { head: length, body: size + 2 }
             }
@@ -358,10 +433,17 @@ impl Parser for Http1 {
             Place::ChunkSize | Place::Trailer => self.line(flow, bytes, at, out),
             Place::UntilClose => {
                 self.message_bytes(flow, bytes.len() as u64, bytes.len() as u64, at.last_ns);
+                if self.lane(flow).reads
+                    && let Some(call) = self.pairing.call(flow)
+                {
+                    call.data(flow, bytes, at);
+                }
                 Step::Consumed(bytes.len())
             }
+            Place::Content { left, chunk } => self.content(flow, left, chunk, bytes, at, out),
+            Place::ChunkData(0) => Step::Skip { head: 0, body: 2 },
             // Bodies are skipped, so these bytes are not asked for; a tunnel's come when it was found by the other flow.
-            Place::Body(_) | Place::ChunkData(_) | Place::Tunnel => Step::Skip { head: 0, body: u64::MAX },
+            Place::Body(_) | Place::ChunkData(_) | Place::ContentPassed { .. } | Place::Tunnel => Step::Skip { head: 0, body: u64::MAX },
         }
     }
 
@@ -375,6 +457,7 @@ impl Parser for Http1 {
                 self.message_bytes(flow, size + 2, size, at_ns);
                 self.lane(flow).place = Place::ChunkSize;
             }
+            Place::ContentPassed { passed, left, chunk } => self.content_passed(flow, passed, left, chunk, at_ns, out),
             _ => {}
         }
     }
@@ -383,7 +466,14 @@ impl Parser for Http1 {
         self.lane(flow).scanned = 0;
         match self.place(flow) {
             Place::Tunnel => {}
-            Place::UntilClose => self.message_bytes(flow, lost, lost, at_ns),
+            Place::UntilClose => {
+                self.message_bytes(flow, lost, lost, at_ns);
+                if let Some(call) = self.pairing.call(flow) {
+                    call.missing(flow, lost, at_ns);
+                }
+            }
+            // The body ends where it would have ended.
+            Place::Content { left, chunk } if lost <= left => self.content_passed(flow, lost, left, chunk, at_ns, out),
             Place::Lost if flow == Flow::Response => self.pairing.response_passed(lost, at_ns),
             Place::Lost => {}
             _ => self.lose(flow, lost, at_ns, out),

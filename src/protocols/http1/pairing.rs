@@ -10,8 +10,8 @@ use super::{
     head::{RequestHead, ResponseHead},
 };
 use crate::{
-    model::Flags,
-    protocols::{At, Loss, Sink},
+    model::{Flags, Flow},
+    protocols::{At, Loss, Sink, grpc::web::Web},
 };
 
 /// Open requests kept per connection.
@@ -216,6 +216,21 @@ impl Pairing {
         if self.answering { self.entries.get_mut(self.answered.checked_sub(1)?).map(|entry| &mut **entry) } else { None }
     }
 
+    /// The request that just began is a call of gRPC-Web, of which `bytes` are the head.
+    pub fn begin_call(&mut self, head: &RequestHead<'_>, bytes: &[u8], at: At, raw: bool, out: &mut dyn Sink) {
+        if let Some(entry) = self.asking_entry() {
+            entry.begin_call(head, bytes, at, raw, out.wants_attributes());
+        }
+    }
+
+    /// The call of gRPC-Web of which the message under way is one half.
+    pub fn call(&mut self, flow: Flow) -> Option<&mut Web> {
+        match flow {
+            Flow::Request => self.asking_entry()?.call(),
+            Flow::Response => self.answering_entry()?.call(),
+        }
+    }
+
     /// Bytes of the request under way, of which `body` are content.
     pub fn request_bytes(&mut self, wire: u64, body: u64) {
         if let Some(entry) = self.asking_entry() {
@@ -387,7 +402,7 @@ impl Pairing {
     }
 
     fn emit_done(&mut self, out: &mut dyn Sink) {
-        while let Some(entry) = self.entries.front()
+        while let Some(entry) = self.entries.front_mut()
             && entry.request_done
             && entry.response_done
             && !entry.held

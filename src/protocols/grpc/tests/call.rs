@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::{Call, Carried, RequestHeaders, ResponseHeaders, is_grpc};
+use super::super::{Call, Carried, RequestHeaders, ResponseHeaders, is_grpc};
 use crate::{
     model::{Flags, Flow},
     protocols::{
