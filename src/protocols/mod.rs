@@ -14,6 +14,7 @@ pub mod sql;
 #[cfg(test)]
 pub mod testing;
 pub mod tls;
+pub mod websocket;
 
 use std::net::IpAddr;
 

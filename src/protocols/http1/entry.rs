@@ -2,12 +2,13 @@
 
 use smallvec::SmallVec;
 
-use super::head::{self, KNOWN_METHODS, MAX_METHOD, RequestHead};
+use super::head::{self, KNOWN_METHODS, MAX_METHOD, RequestHead, Upgrade};
 use crate::{
     model::{Exchange, Flags, Protocol, Value},
     protocols::{
         At, Sink,
         grpc::{Carried, web::Web},
+        websocket,
     },
 };
 
@@ -20,7 +21,7 @@ pub enum Kind {
     /// A 2xx response ends HTTP on this connection.
     Connect,
     /// The client offered another protocol.
-    Upgrade,
+    Upgrade(Upgrade),
     /// A call of gRPC-Web: its bodies are read.
     GrpcWeb,
 }
@@ -120,9 +121,11 @@ impl Entry {
         self.kind = match head.method {
             b"HEAD" => Kind::Head,
             b"CONNECT" => Kind::Connect,
-            _ if head.upgrade => Kind::Upgrade,
-            b"POST" if head.grpc_web.is_some() => Kind::GrpcWeb,
-            _ => Kind::Plain,
+            method => match head.upgrade {
+                Some(upgrade) => Kind::Upgrade(upgrade),
+                None if method == b"POST" && head.grpc_web.is_some() => Kind::GrpcWeb,
+                None => Kind::Plain,
+            },
         };
         self.minor = head.minor;
         self.start_ns = start_ns;
@@ -174,6 +177,19 @@ impl Entry {
     /// The side is not known here: a 4xx is the client's error and an answer of a healthy server, so only 5xx count.
     fn failed(&self) -> bool {
         self.status.is_some_and(|status| status >= 500)
+    }
+
+    /// The WebSocket that this request opened.
+    pub fn websocket(&self, adopted: bool) -> websocket::Upgraded {
+        websocket::Upgraded {
+            path: self.text(1).to_owned(),
+            host: self.text(2).to_owned(),
+            port: self.port,
+            user_agent: self.text(3).to_owned(),
+            traceparent: self.text(4).to_owned(),
+            start_ns: self.end_ns,
+            flags: if adopted { Flags::ADOPTED } else { Flags::default() },
+        }
     }
 
     /// The call of gRPC-Web that this is; `None` when it is plain HTTP.

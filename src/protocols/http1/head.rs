@@ -27,6 +27,20 @@ pub enum Framing {
     Invalid,
 }
 
+/// The protocol that an Upgrade field names (RFC 9110 section 7.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    Websocket,
+    Other,
+}
+
+impl Upgrade {
+    fn of(value: &[u8]) -> Self {
+        let named = |name: &[u8]| value.split(|&byte| byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(name));
+        if named(b"websocket") { Upgrade::Websocket } else { Upgrade::Other }
+    }
+}
+
 /// The parts of a request head that are of interest.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {
@@ -40,7 +54,7 @@ pub struct RequestHead<'a> {
     pub framing: Framing,
     /// `Expect: 100-continue`: the body may never be sent.
     pub expects_continue: bool,
-    pub upgrade: bool,
+    pub upgrade: Option<Upgrade>,
     /// The body is of gRPC-Web.
     pub grpc_web: Option<Encoding>,
 }
@@ -306,12 +320,12 @@ pub fn request(bytes: &[u8], strict: bool) -> Parsed<RequestHead<'_>> {
     }
     let mut lengths = Lengths::default();
     let (mut host, mut user_agent, mut traceparent) = (None, None, None);
-    let (mut expects_continue, mut upgrade, mut grpc_web) = (false, false, None);
+    let (mut expects_continue, mut upgrade, mut grpc_web) = (false, None, None);
     let end = headers(rest, strict, |line| match line.first().map(u8::to_ascii_lowercase) {
         Some(b'h') => host = host.or_else(|| value_of(line, b"host:")),
         Some(b'u') => {
             user_agent = user_agent.or_else(|| value_of(line, b"user-agent:"));
-            upgrade |= value_of(line, b"upgrade:").is_some();
+            upgrade = upgrade.or_else(|| value_of(line, b"upgrade:").map(Upgrade::of));
         }
         Some(b't') => {
             traceparent = traceparent.or_else(|| value_of(line, b"traceparent:"));
@@ -392,6 +406,14 @@ pub fn grpc_response(status: u16, bytes: &[u8]) -> (Option<Encoding>, ResponseHe
         body = body.or_else(|| value_of(line, b"content-type:").and_then(encoding));
     });
     (body, found)
+}
+
+/// What the server agreed to with the response head (101) that `bytes` begin with.
+pub fn agreed_upgrade(bytes: &[u8]) -> Option<Upgrade> {
+    let mut upgrade = None;
+    let (_, lines) = split_line(bytes)?;
+    headers(lines, false, |line| upgrade = upgrade.or_else(|| value_of(line, b"upgrade:").map(Upgrade::of)));
+    upgrade
 }
 
 /// The size in a chunk's first line (RFC 9112 section 7.1), extensions left out. `None`: not a chunk.

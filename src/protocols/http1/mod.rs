@@ -15,12 +15,12 @@ mod tests;
 
 use self::{
     entry::{Entry, Kind},
-    head::{Framing, Parsed},
+    head::{Framing, Parsed, Upgrade},
     pairing::{Pairing, ResponseFlow},
 };
 use crate::{
     model::{Flow, Protocol},
-    protocols::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step},
+    protocols::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step, websocket},
 };
 
 pub const DEFINITION: Definition = Definition::stream(Protocol::Http, likeness, parser);
@@ -81,13 +81,15 @@ struct Http1 {
     /// What follows the requests that were seen is another protocol's.
     switched: bool,
     raw: bool,
+    /// The parser of what follows an upgrade, when there is one: everything is handed to it.
+    successor: Option<Box<dyn Parser>>,
 }
 
 impl Http1 {
     fn new(Opening { adopted, raw, .. }: Opening) -> Self {
         let place = if adopted { Place::Lost } else { Place::Head };
         let lanes = [(); 2].map(|()| Lane { place, scanned: 0, reads: false });
-        Self { lanes, pairing: Pairing::new(adopted), understood: false, adopted, switched: false, raw }
+        Self { lanes, pairing: Pairing::new(adopted), understood: false, adopted, switched: false, raw, successor: None }
     }
 
     fn lane(&mut self, flow: Flow) -> &mut Lane {
@@ -194,7 +196,11 @@ impl Http1 {
             return Step::NotMine;
         }
         // A client may speak the next protocol before the server has agreed to it.
-        let early = flow == Flow::Request && matches!(self.pairing.last_asked(), Some(Kind::Connect | Kind::Upgrade));
+        let asked = self.pairing.last_asked().filter(|_| flow == Flow::Request);
+        let early = matches!(asked, Some(Kind::Connect | Kind::Upgrade(_)));
+        if matches!(asked, Some(Kind::Upgrade(Upgrade::Websocket))) && bytes.len() <= MAX_EARLY {
+            return Step::NeedMore;
+        }
         if early {
             self.lane(flow).place = Place::Lost;
         } else {
@@ -255,6 +261,10 @@ impl Http1 {
         }
         self.pairing.response_head(head, length, at, out);
         if Entry::switches(kind, head.status) {
+            if kind == Some(Kind::Upgrade(Upgrade::Websocket)) && self.hand_over(bytes, out) {
+                self.pairing.response_end(Some(at.last_ns), out);
+                return Step::Consumed(length);
+            }
             self.pairing.response_end(Some(at.last_ns), out);
             return self.switch(length, at.last_ns, out);
         }
@@ -313,6 +323,15 @@ impl Http1 {
             call.missing(flow, passed, at_ns);
         }
         self.content_done(flow, passed, left, chunk, at_ns, out);
+    }
+
+    /// The server agreed to another protocol, and it has a parser.
+    fn hand_over(&mut self, bytes: &[u8], out: &mut dyn Sink) -> bool {
+        let agreed = head::agreed_upgrade(bytes) == Some(Upgrade::Websocket) && self.place(Flow::Request) == Place::Head;
+        let Some(entry) = self.pairing.upgraded().filter(|_| agreed) else { return false };
+        self.successor = Some(websocket::upgraded(entry.websocket(self.adopted)));
+        out.capture(Capture::Full);
+        true
     }
 
     /// HTTP is over on this connection.
@@ -425,8 +444,15 @@ impl Http1 {
 /// A first line that has not become impossible by so many bytes is waited for.
 const JUDGED: usize = 64;
 
+/// So many bytes of the next protocol are kept until the server has agreed to it: with two threads on one socket a client's first
+/// frame can be reported before the response that it follows.
+const MAX_EARLY: usize = 1024;
+
 impl Parser for Http1 {
     fn parse(&mut self, flow: Flow, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
+        if let Some(successor) = &mut self.successor {
+            return successor.parse(flow, bytes, at, out);
+        }
         match self.place(flow) {
             Place::Head | Place::Lost => self.head(flow, bytes, at, out),
             Place::Undecided(framing) => self.undecided(flow, framing, bytes, at, out),
@@ -448,6 +474,9 @@ impl Parser for Http1 {
     }
 
     fn skipped(&mut self, flow: Flow, at_ns: u64, out: &mut dyn Sink) {
+        if let Some(successor) = &mut self.successor {
+            return successor.skipped(flow, at_ns, out);
+        }
         match self.place(flow) {
             Place::Body(length) => {
                 self.message_bytes(flow, length, length, at_ns);
@@ -463,6 +492,9 @@ impl Parser for Http1 {
     }
 
     fn gap(&mut self, flow: Flow, lost: u64, at_ns: u64, out: &mut dyn Sink) {
+        if let Some(successor) = &mut self.successor {
+            return successor.gap(flow, lost, at_ns, out);
+        }
         self.lane(flow).scanned = 0;
         match self.place(flow) {
             Place::Tunnel => {}
@@ -481,6 +513,9 @@ impl Parser for Http1 {
     }
 
     fn close(&mut self, at_ns: u64, out: &mut dyn Sink) {
+        if let Some(successor) = &mut self.successor {
+            return successor.close(at_ns, out);
+        }
         let [request, response] = &self.lanes;
         // A body that was announced and never begun is not missing.
         let never_sent = matches!(request.place, Place::Undecided(_));

@@ -112,6 +112,12 @@ impl Pairing {
         self.answered.checked_sub(1).and_then(|index| self.entries.get(index)).is_some_and(|entry| self.answering && entry.opens_tunnel())
     }
 
+    /// The request of the response under way, when it is whole and no other is open: what this response ends HTTP for.
+    pub fn upgraded(&self) -> Option<&Entry> {
+        let alone = self.answering && self.forgotten == 0 && self.entries.len() == 1 && self.asked == self.answered;
+        self.entries.front().map(|entry| &**entry).filter(|entry| alone && entry.request_done && !entry.held)
+    }
+
     /// Requests without a final response.
     pub fn has_open_requests(&self) -> bool {
         self.asked > self.answered
