@@ -12,6 +12,7 @@ pub mod nginx;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod websocket;
 
 use std::{
     net::TcpListener,
