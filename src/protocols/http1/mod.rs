@@ -8,7 +8,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used))]
 
 mod entry;
-mod head;
+pub(super) mod head;
 mod pairing;
 #[cfg(test)]
 mod tests;
