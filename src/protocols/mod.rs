@@ -7,6 +7,7 @@ pub mod dns;
 pub mod grpc;
 pub mod http1;
 pub mod mysql;
+pub mod http2;
 pub mod postgresql;
 pub mod reader;
 pub mod redis;
@@ -186,6 +187,7 @@ pub const DEFINITIONS: &[Definition] = &[
     dns::DATAGRAMS,
     dns::STREAM,
     http1::DEFINITION,
+    http2::DEFINITION,
     postgresql::DEFINITION,
     redis::DEFINITION,
     mysql::DEFINITION,

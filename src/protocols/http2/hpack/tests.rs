@@ -1,0 +1,185 @@
+//! The examples of RFC 7541 appendix C, and what one who joins late makes of them.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Default)]
+struct Seen(Vec<(Name, String)>);
+
+impl Fields for Seen {
+    fn field(&mut self, name: Name, value: &[u8], _: bool) {
+        self.0.push((name, String::from_utf8_lossy(value).into_owned()));
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+fn decode(decoder: &mut Decoder, hex: &str) -> Vec<(Name, String)> {
+    let mut seen = Seen::default();
+    decoder.decode(&bytes(hex), &mut seen).unwrap();
+    seen.0
+}
+
+fn owned(fields: &[(Name, &str)]) -> Vec<(Name, String)> {
+    fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+}
+
+/// Appendix C.3, and the same with Huffman codes, C.4.
+const REQUESTS: [[&str; 3]; 2] = [
+    [
+        "8286 8441 0f77 7777 2e65 7861 6d70 6c65 2e63 6f6d",
+        "8286 84be 5808 6e6f 2d63 6163 6865",
+        "8287 85bf 400a 6375 7374 6f6d 2d6b 6579 0c63 7573 746f 6d2d 7661 6c75 65",
+    ],
+    [
+        "8286 8441 8cf1 e3c2 e5f2 3a6b a0ab 90f4 ff",
+        "8286 84be 5886 a8eb 1064 9cbf",
+        "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf",
+    ],
+];
+
+/// Appendix C.5, and the same with Huffman codes, C.6; the table is of 256 bytes.
+const RESPONSES: [[&str; 3]; 2] = [
+    [
+        "4803 3330 3258 0770 7269 7661 7465 611d 4d6f 6e2c 2032 3120 4f63 7420 3230 3133 2032 303a 3133 3a32 3120 474d 546e 1768 7474 \
+         7073 3a2f 2f77 7777 2e65 7861 6d70 6c65 2e63 6f6d",
+        "4803 3330 37c1 c0bf",
+        "88c1 611d 4d6f 6e2c 2032 3120 4f63 7420 3230 3133 2032 303a 3133 3a32 3220 474d 54c0 5a04 677a 6970 7738 666f 6f3d 4153 444a \
+         4b48 514b 425a 584f 5157 454f 5049 5541 5851 5745 4f49 553b 206d 6178 2d61 6765 3d33 3630 303b 2076 6572 7369 6f6e 3d31",
+    ],
+    [
+        "4882 6402 5885 aec3 771a 4b61 96d0 7abe 9410 54d4 44a8 2005 9504 0b81 66e0 82a6 2d1b ff6e 919d 29ad 1718 63c7 8f0b 97c8 e9ae \
+         82ae 43d3",
+        "4883 640e ffc1 c0bf",
+        "88c1 6196 d07a be94 1054 d444 a820 0595 040b 8166 e084 a62d 1bff c05a 839b d9ab 77ad 94e7 821d d7f2 e6c7 b335 dfdf cd5b 3960 \
+         d5af 2708 7f36 72c1 ab27 0fb5 291f 9587 3160 65c0 03ed 4ee5 b106 3d50 07",
+    ],
+];
+
+#[test]
+fn decodes_the_requests_of_the_specification() {
+    for blocks in REQUESTS {
+        let mut decoder = Decoder::new(true);
+        let first = [(Name::Method, "GET"), (Name::Scheme, "http"), (Name::Path, "/"), (Name::Authority, "www.example.com")];
+        assert_eq!(decode(&mut decoder, blocks[0]), owned(&first));
+        assert_eq!(decode(&mut decoder, blocks[1]), owned(&[&first[..], &[(Name::Other, "")]].concat()));
+        let third = [
+            (Name::Method, "GET"),
+            (Name::Scheme, "https"),
+            (Name::Path, "/index.html"),
+            (Name::Authority, "www.example.com"),
+            (Name::Other, ""),
+        ];
+        assert_eq!(decode(&mut decoder, blocks[2]), owned(&third));
+        assert_eq!(decoder.table.len(), 3);
+    }
+}
+
+#[test]
+fn decodes_the_responses_of_the_specification() {
+    for blocks in RESPONSES {
+        let mut decoder = Decoder::new(true);
+        decoder.table.resize(256);
+        let seen = |status: &str, others: usize| {
+            let mut fields = owned(&[(Name::Status, status)]);
+            fields.extend(owned(&vec![(Name::Other, ""); others]));
+            fields
+        };
+        assert_eq!(decode(&mut decoder, blocks[0]), seen("302", 3));
+        assert_eq!(decode(&mut decoder, blocks[1]), seen("307", 3));
+        assert_eq!(decode(&mut decoder, blocks[2]), seen("200", 5));
+    }
+}
+
+#[test]
+fn decodes_the_four_ways_to_write_a_field() {
+    let mut decoder = Decoder::new(true);
+    assert_eq!(decode(&mut decoder, "400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572"), owned(&[(Name::Other, "")]));
+    assert_eq!(decoder.table.len(), 1);
+    assert_eq!(decode(&mut decoder, "040c 2f73 616d 706c 652f 7061 7468"), owned(&[(Name::Path, "/sample/path")]));
+    assert_eq!(decode(&mut decoder, "1008 7061 7373 776f 7264 0673 6563 7265 74"), owned(&[(Name::Other, "")]));
+    assert_eq!(decode(&mut decoder, "82"), owned(&[(Name::Method, "GET")]));
+    assert_eq!(decoder.table.len(), 1);
+}
+
+#[test]
+fn a_late_joiner_says_nothing_of_older_entries_and_is_right_about_newer_ones() {
+    for blocks in REQUESTS {
+        let mut decoder = Decoder::new(false);
+        let second = decode(&mut decoder, blocks[1]);
+        assert_eq!(second[3], (Name::Unknown, String::new()));
+        let third = decode(&mut decoder, blocks[2]);
+        assert_eq!(third[3], (Name::Unknown, String::new()));
+        // Inserted by the third block, and the one before it.
+        assert_eq!(decode(&mut decoder, "be bf c0"), owned(&[(Name::Other, ""), (Name::Other, ""), (Name::Unknown, "")]));
+    }
+    let mut decoder = Decoder::new(false);
+    decode(&mut decoder, "4403 2f61 62 4402 2f63");
+    assert_eq!(decode(&mut decoder, "be bf"), owned(&[(Name::Path, "/c"), (Name::Path, "/ab")]));
+    // A name from an unknown entry, inserted, stays unknown and keeps its place.
+    assert_eq!(decode(&mut decoder, "7f01 0178 bf be")[..2], owned(&[(Name::Unknown, ""), (Name::Path, "/c")]));
+}
+
+#[test]
+fn forgets_all_entries_when_a_block_was_missed() {
+    let mut decoder = Decoder::new(true);
+    decode(&mut decoder, "4403 2f61 62");
+    decoder.forget();
+    assert_eq!(decode(&mut decoder, "be"), owned(&[(Name::Unknown, "")]));
+    // An encoder that empties its table makes it known again.
+    decode(&mut decoder, "20 3fe1 1f 4402 2f63");
+    assert_eq!(decode(&mut decoder, "be"), owned(&[(Name::Path, "/c")]));
+    assert_eq!(decoder.decode(&bytes("bf"), &mut Seen::default()), Err(Malformed));
+}
+
+#[test]
+fn refuses_what_no_encoder_writes() {
+    for hex in ["80", "be", "ff ff ff ff ff ff 0f", "41", "40 05 61", "00 01 61 ff ff ff ff 7f", "7f ff ff ff ff ff ff"] {
+        let mut decoder = Decoder::new(true);
+        assert_eq!(decoder.decode(&bytes(hex), &mut Seen::default()), Err(Malformed), "{hex}");
+    }
+}
+
+#[test]
+fn keeps_the_begin_of_a_huge_value() {
+    let mut block = vec![0x44, 0x7f, 0x81, 0x7f];
+    block.extend(vec![b'x'; 127 + 127 * 128 + 1]);
+    let mut decoder = Decoder::new(true);
+    let mut seen = Seen::default();
+    decoder.decode(&block, &mut seen).unwrap();
+    assert_eq!(seen.0[0].1.len(), MAX_VALUE);
+}
+
+#[test]
+fn the_memory_of_a_table_stays_bounded() {
+    let mut decoder = Decoder::new(true);
+    decoder.allow(u32::MAX);
+    for number in 0..20_000_u32 {
+        let mut block = vec![0x44, 0x7f, 0x81, 0x02];
+        block.extend(vec![b'a' + (number % 26) as u8; 127 + 1 + 256]);
+        decoder.decode(&block, &mut Seen::default()).unwrap();
+        let newest = decode(&mut decoder, "be");
+        assert!(newest[0].1.bytes().all(|byte| byte == b'a' + (number % 26) as u8) && newest[0].1.len() == 384);
+    }
+    assert!(decoder.table.memory() <= 256 * 1024, "{}", decoder.table.memory());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_too_much(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..10), complete in any::<bool>()) {
+        let mut decoder = Decoder::new(complete);
+        for block in blocks {
+            let mut seen = Seen::default();
+            if decoder.decode(&block, &mut seen).is_err() {
+                decoder.forget();
+            } else if !block.is_empty() {
+                // Whoever could read it all with the table could read it without.
+                prop_assert!(judge(&block).is_ok() || seen.0.is_empty() || block.windows(1).any(|byte| byte[0] & 0xe0 == 0x20));
+            }
+        }
+    }
+}
