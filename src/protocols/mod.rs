@@ -5,6 +5,7 @@
 
 pub mod dns;
 pub mod grpc;
+pub mod amqp;
 pub mod http1;
 pub mod mysql;
 pub mod http2;
@@ -188,6 +189,7 @@ pub const DEFINITIONS: &[Definition] = &[
     dns::STREAM,
     http1::DEFINITION,
     http2::DEFINITION,
+    amqp::DEFINITION,
     postgresql::DEFINITION,
     redis::DEFINITION,
     mysql::DEFINITION,
