@@ -3,12 +3,12 @@
 //! A parser is fed both flows of one connection, in the order in which they were seen, and emits exchanges.
 //! It pairs by its protocol's own rule. It knows nothing of sockets, processes, threads or clocks: time comes in with the bytes.
 
+pub mod amqp;
 pub mod dns;
 pub mod grpc;
-pub mod amqp;
 pub mod http1;
-pub mod mysql;
 pub mod http2;
+pub mod mysql;
 pub mod postgresql;
 pub mod reader;
 pub mod redis;

@@ -3,6 +3,7 @@
 //! The tests take turns: each has the whole machine, because the agent sees all of it.
 
 mod adoption;
+mod amqp;
 mod bulk;
 mod calls;
 mod churn;
