@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader},
+    net::UdpSocket,
     path::PathBuf,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -22,7 +24,12 @@ use super::{
 pub struct Capture {
     process: Process,
     directory: TempDir,
+    port: u16,
 }
+
+/// Sent as the last packet: tcpdump is behind by up to a second, and drops what it has not read when it is stopped. Too short to be a message
+/// of DNS.
+const LAST: &[u8] = b"last packet";
 
 impl Capture {
     /// Captures all that comes after this call.
@@ -30,10 +37,7 @@ impl Capture {
         let directory = TempDir::with_prefix("remora-capture-").expect("make a directory");
         let file = directory.path().join("capture.pcap");
         let mut tcpdump = Command::new("tcpdump");
-        tcpdump
-            .args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "--immediate-mode", "-Z", "root", "-w"])
-            .arg(&file)
-            .args(["port", &port.to_string()]);
+        tcpdump.args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w"]).arg(&file).args(["port", &port.to_string()]);
         let mut process = Process::spawn(tcpdump.stdout(Stdio::null()).stderr(Stdio::piped()));
         let mut stderr = BufReader::new(process.stderr());
         let mut line = String::new();
@@ -46,21 +50,16 @@ impl Capture {
             .name("tcpdump-stderr".into())
             .spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()))
             .expect("start a thread");
-        Self { process, directory }
+        Self { process, directory, port }
     }
 
     /// Ends the capture and replays it.
     pub fn replay(mut self) -> Report {
         let file: PathBuf = self.directory.path().join("capture.pcap");
-        // A signal ends tcpdump at once, with packets still before it: it is done when its file grows no more.
-        let (mut length, mut since) = (0, Instant::now());
-        until("tcpdump to write all it saw", Duration::from_secs(10), || {
-            let now = std::fs::metadata(&file).map_or(0, |file| file.len());
-            if std::mem::replace(&mut length, now) != now {
-                since = Instant::now();
-            }
-            (since.elapsed() > Duration::from_millis(300)).then_some(())
-        });
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind a socket");
+        socket.send_to(LAST, ("127.0.0.1", self.port)).expect("send a packet");
+        let is_written = || fs::read(&file).expect("read the capture").windows(LAST.len()).rev().any(|bytes| bytes == LAST);
+        until("tcpdump to write the last packet", Duration::from_secs(10), || is_written().then_some(()));
         self.process.signal(Signal::SIGINT);
         self.process.wait(Duration::from_secs(10));
         Report::read(&run(remora().arg("replay").arg(&file).args(["--output", "json"])).stdout)
