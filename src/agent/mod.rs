@@ -1,6 +1,7 @@
 //! The agent: from events to outputs. `pipeline` makes every thread; here is what they are made of, and their end.
 
 mod drain;
+mod early;
 mod lines;
 mod losses;
 mod names;

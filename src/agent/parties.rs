@@ -64,6 +64,9 @@ const PEER_TRIES: u8 = 16;
 /// A client may be gone before the call that answered it is reported: so many closed sockets can still be found by their peers.
 pub(super) const ENDED_MAX: usize = 4096;
 
+/// So many addresses of this host are known as such.
+const ADDRESSES_MAX: usize = 1024;
+
 /// Everything but the connections: what an exchange needs while its connection is borrowed.
 pub struct Around {
     pub options: Options,
@@ -71,6 +74,8 @@ pub struct Around {
     pub(super) peers: Table<Socket, Peer>,
     /// The same for UDP, where a socket is found by its own end alone.
     bound: Table<Bound, BoundPeer>,
+    /// Addresses that UDP sockets of this host had.
+    addresses: Table<IpAddr, ()>,
     /// Closed sockets whose entry among the peers is kept a little longer.
     ended: VecDeque<(Socket, ConnectionId)>,
     pub map: ServiceMap,
@@ -217,6 +222,7 @@ impl Around {
             names,
             peers: Table::default(),
             bound: Table::default(),
+            addresses: Table::default(),
             ended: VecDeque::new(),
             map: ServiceMap::new(Limits::default()),
             lines,
@@ -241,6 +247,15 @@ impl Around {
     pub fn bound(&mut self, about: &About) {
         let peer = Peer { id: about.id, process: about.process.clone() };
         self.bound.insert(Bound::of(about.tuple.local, about.tuple.netns), BoundPeer { peer, remote: about.tuple.remote });
+        if self.addresses.len() < ADDRESSES_MAX {
+            self.addresses.insert(about.tuple.local.address, ());
+        }
+    }
+
+    /// The socket at the end `remote` is of this host and was not met yet: its first call is not over.
+    pub fn is_to_be_met(&self, tuple: &Tuple, remote: Endpoint) -> bool {
+        let here = remote.address.is_loopback() || remote.address == tuple.local.address || self.addresses.contains_key(&remote.address);
+        here && !self.options.frames && remote.port != 0 && self.find_bound(tuple, remote).is_none()
     }
 
     /// A UDP socket is forgotten.

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, net::Ipv4Addr, sync::Arc};
 
 use super::{
+    early::{Early, Held},
     losses::Reason,
     parties::{About, Around, Out},
     worker::Table,
@@ -10,7 +11,7 @@ use super::{
 use crate::{
     connection::datagrams::{Datagram, Datagrams},
     event::{Header, Tuple},
-    model::{ConnectionId, Direction, Endpoint, Exchange, Process, Wish},
+    model::{ConnectionId, Direction, Endpoint, Exchange, Process, Role, Wish},
     protocols::{Capture, Loss, Sink},
 };
 
@@ -27,6 +28,7 @@ pub struct Sockets {
     table: Table<ConnectionId, Box<Socket>>,
     /// In the order in which they were met: what is done to all of them is done in the same order in each run.
     met: Vec<ConnectionId>,
+    early: Early,
 }
 
 struct Socket {
@@ -56,6 +58,11 @@ impl Sockets {
         let bound = about.tuple;
         self.table.insert(id, Box::new(Socket { talk, about, bound }));
         self.met.push(id);
+        let table = &self.table;
+        let is_met = |held: &Held| table.get(&held.id).is_none_or(|socket| !around.is_to_be_met(&socket.bound, held.remote));
+        for held in self.early.take(is_met) {
+            emit(&mut self.table, &held, around);
+        }
     }
 
     /// Another process uses the socket; false when there is no such socket.
@@ -81,7 +88,7 @@ impl Sockets {
         };
         let Socket { talk, about, bound } = &mut **socket;
         about.seen_ns = header.time_ns;
-        let outcome = talk.datagram(direction, datagram, &mut ToMany { about, around, bound });
+        let outcome = talk.datagram(direction, datagram, &mut ToMany { about, around, bound, early: Some(&mut self.early) });
         // The kernel guesses it, the protocol knows it; nothing came out while it was a guess.
         about.role = talk.role();
         if let Some(wanted) = outcome.wish {
@@ -91,12 +98,15 @@ impl Sockets {
 
     /// About a second has passed.
     pub fn tick(&mut self, now_ns: u64, around: &mut Around) {
-        let Self { table, met } = self;
+        for held in self.early.take(|_| true) {
+            emit(&mut self.table, &held, around);
+        }
+        let Self { table, met, .. } = self;
         met.retain(|id| {
             let Some(socket) = table.get_mut(id) else { return false };
             let Socket { talk, about, bound } = &mut **socket;
             let forgotten = now_ns.saturating_sub(about.seen_ns) >= FORGOTTEN_NS;
-            let out = &mut ToMany { about, around, bound };
+            let out = &mut ToMany { about, around, bound, early: None };
             if forgotten {
                 talk.close(now_ns, out);
                 around.unbound(*id, bound);
@@ -114,11 +124,26 @@ impl Sockets {
     }
 }
 
+/// An exchange that has waited goes out, as well known as it is now.
+fn emit(table: &mut Table<ConnectionId, Box<Socket>>, held: &Held, around: &mut Around) {
+    if let Some(Socket { about, bound, .. }) = table.get_mut(&held.id).map(|socket| &mut **socket) {
+        held.with(|exchange| record(exchange, held.remote, about, bound, around));
+    }
+}
+
+fn record(exchange: &Exchange<'_>, remote: Endpoint, about: &mut About, bound: &Tuple, around: &mut Around) {
+    let local = Endpoint { address: around.local_address(bound, remote), ..bound.local };
+    about.turn_to(Tuple { local, remote, netns: bound.netns });
+    Out { about, around }.exchange(exchange);
+}
+
 /// Where a socket's exchanges go: each has its own other end.
 struct ToMany<'a> {
     about: &'a mut About,
     around: &'a mut Around,
     bound: &'a Tuple,
+    /// Where one waits for its sender to be met.
+    early: Option<&'a mut Early>,
 }
 
 impl Sink for ToMany<'_> {
@@ -127,14 +152,19 @@ impl Sink for ToMany<'_> {
     }
 
     fn exchange_with(&mut self, exchange: &Exchange<'_>, remote: Option<Endpoint>) {
-        let Self { about, around, bound } = self;
+        let Self { about, around, bound, early } = self;
         if !around.options.frames && !around.shows(about.role) {
             return;
         }
         let remote = remote.unwrap_or(NOBODY);
-        let local = Endpoint { address: around.local_address(bound, remote), ..bound.local };
-        about.turn_to(Tuple { local, remote, netns: bound.netns });
-        Out { about, around }.exchange(exchange);
+        if about.role == Role::Server
+            && around.is_to_be_met(bound, remote)
+            && let Some(early) = early
+            && early.hold(about.id, remote, exchange)
+        {
+            return;
+        }
+        record(exchange, remote, about, bound, around);
     }
 
     fn wants_attributes(&self) -> bool {

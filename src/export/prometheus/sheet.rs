@@ -9,7 +9,7 @@ use super::{
 use crate::{
     export::{Published, SelfMetrics, error_name},
     model::{Protocol, Side, WorkloadKind},
-    service_map::{Edge, Histogram, Party, Series, SideCounts},
+    service_map::{Connections, Edge, Histogram, Party, Series, SideCounts},
 };
 
 pub(super) fn fill(page: &mut Page<'_>, published: &Published) {
@@ -90,7 +90,12 @@ fn service_graph(page: &mut Page<'_>, edge: &Edge) {
     }
 }
 
+/// Of datagrams there is none of this.
 fn tcp(page: &mut Page<'_>, edge: &Edge) {
+    let mut counts = Side::ALL.into_iter().filter_map(|side| edge.seen_by(side));
+    if counts.all(|counts| counts.connections == Connections::default()) {
+        return;
+    }
     let labels = || vec![name(&edge.key.client), name(&edge.key.server)];
     for (family, count) in [
         (&f::TCP_OPENED, edge.connections_opened),
