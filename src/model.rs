@@ -12,6 +12,11 @@ use serde::{Serialize, Serializer};
 pub struct ConnectionId(pub u64);
 
 impl ConnectionId {
+    /// The low byte: what has the same is of the same worker, however many there are.
+    pub fn group(self) -> u8 {
+        self.0 as u8
+    }
+
     /// Which of `workers` owns this connection; both sockets of a same-host connection have the same owner.
     pub fn worker(self, workers: usize) -> usize {
         (self.0 & 0xff) as usize % workers.max(1)

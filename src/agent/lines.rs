@@ -1,11 +1,14 @@
 //! Puts the JSON lines of all workers into the order of the events that caused them.
 //!
 //! Each worker sends its lines a round at a time, with the number of the event behind each. A line goes out once every
-//! worker is past its number: so the order does not depend on how many workers there are, or how fast each is.
+//! worker is past its number: so the order does not depend on how many workers there are, or how fast each is. What several workers say
+//! to one event (a tick, a sweep) is ordered by connection.
 
 use std::{collections::VecDeque, io::Write};
 
 use anyhow::{Context, Result};
+
+use crate::model::ConnectionId;
 
 /// What one worker wrote in one round.
 #[derive(Default)]
@@ -14,17 +17,46 @@ pub struct Lines {
     /// The worker is past all events of lower numbers.
     pub upto: u64,
     pub text: Vec<u8>,
-    /// (number of the event, end of its lines in `text`), ascending.
-    pub index: Vec<(u64, usize)>,
+    /// Ascending.
+    pub index: Vec<Mark>,
+}
+
+/// The end of lines in [`Lines::text`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Number of the event that caused them.
+    pub sequence: u64,
+    pub connection: ConnectionId,
+    pub end: usize,
 }
 
 impl Lines {
-    /// Notes that the lines up to the present end of `text` belong to the event of this number.
-    pub fn mark(&mut self, sequence: u64) {
+    /// Notes that the lines up to the present end of `text` belong to the event of this number and to this connection.
+    pub fn mark(&mut self, sequence: u64, connection: ConnectionId) {
         let end = self.text.len();
         match self.index.last_mut() {
-            Some((last, last_end)) if *last == sequence => *last_end = end,
-            _ => self.index.push((sequence, end)),
+            Some(last) if (last.sequence, last.connection) == (sequence, connection) => last.end = end,
+            _ => self.index.push(Mark { sequence, connection, end }),
+        }
+    }
+
+    /// Orders the lines of the last event, which begin with the mark `first`, by connection.
+    pub fn sort_from(&mut self, first: usize) {
+        let begin = first.checked_sub(1).map_or(0, |before| self.index[before].end);
+        let mut pieces = Vec::new();
+        let mut from = begin;
+        for mark in &self.index[first..] {
+            pieces.push((mark.connection, from..mark.end));
+            from = mark.end;
+        }
+        if pieces.is_sorted_by_key(|(connection, _)| *connection) {
+            return;
+        }
+        pieces.sort_by_key(|(connection, _)| *connection);
+        let lines = self.text.split_off(begin);
+        for (mark, (connection, piece)) in self.index[first..].iter_mut().zip(pieces) {
+            self.text.extend_from_slice(&lines[piece.start - begin..piece.end - begin]);
+            (mark.connection, mark.end) = (connection, self.text.len());
         }
     }
 
@@ -75,14 +107,14 @@ impl Sorter {
         loop {
             let next = (0..self.queues.len())
                 .filter_map(|worker| {
-                    let (sequence, _) = *self.queues[worker].front()?.index.get(self.written[worker].0)?;
-                    (sequence < due).then_some((sequence, worker))
+                    let mark = *self.queues[worker].front()?.index.get(self.written[worker].0)?;
+                    (mark.sequence < due).then_some((mark.sequence, mark.connection, worker))
                 })
                 .min();
-            let Some((_, worker)) = next else { return Ok(()) };
+            let Some((.., worker)) = next else { return Ok(()) };
             let (place, begin) = self.written[worker];
             let Some(lines) = self.queues[worker].front() else { return Ok(()) };
-            let (_, end) = lines.index[place];
+            let end = lines.index[place].end;
             out.write_all(&lines.text[begin..end]).context("writing to standard output")?;
             if place + 1 == lines.index.len() {
                 self.queues[worker].pop_front();
@@ -102,7 +134,7 @@ mod tests {
         let mut round = Lines { worker, upto, ..Lines::default() };
         for (sequence, line) in lines {
             round.text.extend_from_slice(line.as_bytes());
-            round.mark(*sequence);
+            round.mark(*sequence, ConnectionId(0));
         }
         round
     }
@@ -120,5 +152,29 @@ mod tests {
         sorter.push(round(1, 12, &[(11, "g")]), &mut out).unwrap();
         sorter.finish(&mut out).unwrap();
         assert_eq!(out, b"abcdefg");
+    }
+
+    #[test]
+    fn what_several_workers_say_to_one_event_is_ordered_by_connection() {
+        let of = |worker, lines: &[(u64, &str)]| {
+            let mut round = round(worker, 9, &[(1, "begin ")]);
+            let first = round.index.len();
+            for (connection, line) in lines {
+                round.text.extend_from_slice(line.as_bytes());
+                round.mark(2, ConnectionId(*connection));
+            }
+            round.sort_from(first);
+            round
+        };
+        let mut out = Vec::new();
+        let mut one = Sorter::new(1);
+        one.push(of(0, &[(7, "g"), (3, "c"), (3, "d"), (5, "e"), (4, "dd")]), &mut out).unwrap();
+        assert_eq!(out, b"begin cdddeg");
+        let mut out = Vec::new();
+        let mut two = Sorter::new(2);
+        two.push(of(0, &[(7, "g"), (3, "c")]), &mut out).unwrap();
+        two.push(of(1, &[(5, "e"), (4, "d")]), &mut out).unwrap();
+        two.finish(&mut out).unwrap();
+        assert_eq!(out, b"begin begin cdeg");
     }
 }

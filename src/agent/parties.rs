@@ -74,8 +74,9 @@ pub struct Around {
     pub(super) peers: Table<Socket, Peer>,
     /// The same for UDP, where a socket is found by its own end alone.
     bound: Table<Bound, BoundPeer>,
-    /// Addresses that UDP sockets of this host had.
-    addresses: Table<IpAddr, ()>,
+    /// Addresses that UDP sockets of this host had, by the part of an id that chooses the worker: what is known does not depend on how many
+    /// workers there are.
+    addresses: Table<(u8, IpAddr), ()>,
     /// Closed sockets whose entry among the peers is kept a little longer.
     ended: VecDeque<(Socket, ConnectionId)>,
     pub map: ServiceMap,
@@ -248,13 +249,14 @@ impl Around {
         let peer = Peer { id: about.id, process: about.process.clone() };
         self.bound.insert(Bound::of(about.tuple.local, about.tuple.netns), BoundPeer { peer, remote: about.tuple.remote });
         if self.addresses.len() < ADDRESSES_MAX {
-            self.addresses.insert(about.tuple.local.address, ());
+            self.addresses.insert((about.id.group(), about.tuple.local.address), ());
         }
     }
 
     /// The socket at the end `remote` is of this host and was not met yet: its first call is not over.
-    pub fn is_to_be_met(&self, tuple: &Tuple, remote: Endpoint) -> bool {
-        let here = remote.address.is_loopback() || remote.address == tuple.local.address || self.addresses.contains_key(&remote.address);
+    pub fn is_to_be_met(&self, id: ConnectionId, tuple: &Tuple, remote: Endpoint) -> bool {
+        let known = || self.addresses.contains_key(&(id.group(), remote.address));
+        let here = remote.address.is_loopback() || remote.address == tuple.local.address || known();
         here && !self.options.frames && remote.port != 0 && self.find_bound(tuple, remote).is_none()
     }
 
@@ -445,7 +447,7 @@ impl Around {
                 unix_offset_ns: self.options.unix_offset_ns,
             },
         );
-        self.lines.mark(self.sequence);
+        self.lines.mark(self.sequence, about.id);
     }
 
     pub fn listen(&mut self, header: &Header, local: Endpoint, netns: u32, closed: bool) {
@@ -514,7 +516,7 @@ impl Sink for Out<'_> {
                 unix_offset_ns: around.options.unix_offset_ns,
             },
         );
-        around.lines.mark(around.sequence);
+        around.lines.mark(around.sequence, about.id);
     }
 
     /// Lines show them; the service map does not count them.

@@ -59,7 +59,7 @@ impl Sockets {
         self.table.insert(id, Box::new(Socket { talk, about, bound }));
         self.met.push(id);
         let table = &self.table;
-        let is_met = |held: &Held| table.get(&held.id).is_none_or(|socket| !around.is_to_be_met(&socket.bound, held.remote));
+        let is_met = |held: &Held| table.get(&held.id).is_none_or(|socket| !around.is_to_be_met(held.id, &socket.bound, held.remote));
         for held in self.early.take(is_met) {
             emit(&mut self.table, &held, around);
         }
@@ -158,7 +158,7 @@ impl Sink for ToMany<'_> {
         }
         let remote = remote.unwrap_or(NOBODY);
         if about.role == Role::Server
-            && around.is_to_be_met(bound, remote)
+            && around.is_to_be_met(about.id, bound, remote)
             && let Some(early) = early
             && early.hold(about.id, remote, exchange)
         {

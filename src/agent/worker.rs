@@ -132,7 +132,11 @@ impl Worker {
             match &Event::decode(record) {
                 Ok(event) => {
                     self.around.now_ns = self.around.now_ns.max(event.header.time_ns);
+                    let first = self.around.lines.index.len();
                     self.event(event, wish);
+                    if matches!(event.body, Body::Tick | Body::Sweep { .. }) {
+                        self.around.lines.sort_from(first);
+                    }
                     if matches!(event.body, Body::Tick) {
                         report(self.report(false));
                     }
