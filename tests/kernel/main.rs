@@ -9,6 +9,7 @@ mod calls;
 mod churn;
 mod containers;
 mod dns;
+mod dns_udp;
 mod edges;
 mod failures;
 mod fixtures;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The lines without the `ready` line, which carries the clock.
-fn after_ready(output: &[u8]) -> Vec<&str> {
+pub fn after_ready(output: &[u8]) -> Vec<&str> {
     let text = std::str::from_utf8(output).expect("UTF-8");
     let (ready, others): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("{\"type\":\"ready\""));
     assert_eq!(ready.len(), 1, "one ready line");
@@ -55,7 +55,7 @@ fn a_recorded_run_and_its_replays_are_the_same_byte_for_byte() {
 
 /// Says where the first difference is instead of printing megabytes.
 #[track_caller]
-fn assert_same(what: &str, left: &[&str], right: &[&str]) {
+pub fn assert_same(what: &str, left: &[&str], right: &[&str]) {
     if let Some(position) = (0..left.len().max(right.len())).find(|position| left.get(*position) != right.get(*position)) {
         let (one, other) = (left.get(position), right.get(position));
         panic!("{what} differ at line {position} of {} and {}:\n{one:?}\n{other:?}", left.len(), right.len());

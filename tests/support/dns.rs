@@ -4,11 +4,17 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use tempfile::TempDir;
 
-use super::{free_port, process::Process};
+use super::{
+    free_port,
+    netns::Namespace,
+    process::{Process, run_within},
+    until,
+};
 
 /// What the zone `shop.test` holds, as a zone file. The text is a secret: it must never be seen in any output.
 const ZONE: &str = "\
@@ -36,7 +42,7 @@ pub const BROKEN: &str = "broken.test";
 /// Over TCP the server closes the connection instead of answering.
 pub const SILENT: &str = "silent.test";
 
-/// Answers UDP and TCP on one port of 127.0.0.1 for as long as it lives.
+/// Answers UDP and TCP on one port for as long as it lives.
 pub struct Unbound {
     process: Process,
     directory: TempDir,
@@ -44,21 +50,36 @@ pub struct Unbound {
 }
 
 impl Unbound {
+    /// On a free port of 127.0.0.1 and ::1.
     pub fn start() -> Self {
-        let directory = TempDir::with_prefix("remora-unbound-").expect("make a directory");
         let port = free_port();
+        let mut unbound = Self::spawn(Command::new(PROGRAM), &["127.0.0.1", "::1"], port);
+        // UDP is bound before TCP is listened on.
+        unbound.process.listens(SocketAddr::from(([127, 0, 0, 1], port)));
+        unbound
+    }
+
+    /// On port 53 of every address of a namespace, where a resolver looks for it. It has one socket for all addresses.
+    pub fn start_in(namespace: &Namespace) -> Self {
+        let unbound = Self::spawn(namespace.command(PROGRAM), &["0.0.0.0"], 53);
+        until("unbound to answer", Duration::from_secs(10), || {
+            let mut dig = namespace.command("dig");
+            dig.args(["-r", "@127.0.0.1", "+tries=1", "+timeout=1", ZONE_NAME, "SOA"]);
+            run_within(&mut dig, Duration::from_secs(10)).status.success().then_some(())
+        });
+        unbound
+    }
+
+    fn spawn(mut unbound: Command, interfaces: &[&str], port: u16) -> Self {
+        let directory = TempDir::with_prefix("remora-unbound-").expect("make a directory");
         let zone = directory.path().join("zone");
         std::fs::write(&zone, ZONE).expect("write the zone");
-        let settings = settings(directory.path(), &zone, port);
+        let settings = settings(directory.path(), &zone, interfaces, port);
         let path = directory.path().join("unbound.conf");
         std::fs::write(&path, settings).expect("write the settings");
         let log = std::fs::File::create(directory.path().join("log")).expect("make the server's log");
-        let mut unbound = Command::new("/usr/sbin/unbound");
         unbound.arg("-d").arg("-c").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut process = Process::spawn(&mut unbound);
-        // UDP is bound before TCP is listened on.
-        process.listens(SocketAddr::from(([127, 0, 0, 1], port)));
-        Self { process, directory, port }
+        Self { process: Process::spawn(&mut unbound), directory, port }
     }
 
     pub fn pid(&self) -> u32 {
@@ -79,12 +100,14 @@ impl Unbound {
     }
 }
 
-fn settings(directory: &Path, zone: &Path, port: u16) -> String {
+const PROGRAM: &str = "/usr/sbin/unbound";
+
+fn settings(directory: &Path, zone: &Path, interfaces: &[&str], port: u16) -> String {
     let (directory, zone) = (directory.display(), zone.display());
+    let interfaces: String = interfaces.iter().map(|interface| format!("  interface: {interface}\n")).collect();
     format!(
         "server:
-  interface: 127.0.0.1
-  port: {port}
+{interfaces}  port: {port}
   do-daemonize: no
   chroot: \"\"
   username: \"\"
@@ -95,7 +118,8 @@ fn settings(directory: &Path, zone: &Path, port: u16) -> String {
   num-threads: 1
   module-config: \"iterator\"
   do-not-query-localhost: no
-  access-control: 127.0.0.0/8 allow
+  access-control: 0.0.0.0/0 allow
+  access-control: ::1/128 allow
   incoming-num-tcp: 100
   local-zone: \"test.\" nodefault
   local-zone: \"{REFUSED}.\" refuse
