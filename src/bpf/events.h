@@ -152,11 +152,11 @@ struct udp_open_event {
 
 struct datagram_event {
 	struct event_header header;
-	__u64 number;		    /* datagrams of this direction before this one, since the open event */
-	__u32 size;		    /* bytes of the datagram */
-	__u32 captured;		    /* bytes of it that follow */
-	__u8 remote[ADDRESS_LEN];   /* its other end */
-	__u16 remote_port;	    /* host byte order; 0: the other end is not known */
+	__u64 number;		  /* datagrams of this direction before this one, since the open event */
+	__u32 size;		  /* bytes of the datagram */
+	__u32 captured;		  /* bytes of it that follow */
+	__u8 remote[ADDRESS_LEN]; /* its other end */
+	__u16 remote_port;	  /* host byte order; 0: the other end is not known */
 	__u8 _pad[6];
 };
 

@@ -61,12 +61,12 @@ struct {
 } conns __weak SEC(".maps");
 
 enum udp_flag {
-	UDP_ANNOUNCED = 1, /* user space has its open event */
-	UDP_IGNORED = 2,   /* filtered out for good */
-	UDP_QUIET = 4,	   /* the side that is not watched: it is announced, its datagrams are not */
-	UDP_CLAIMED = 8,   /* user space wants its datagrams */
+	UDP_ANNOUNCED = 1,  /* user space has its open event */
+	UDP_IGNORED = 2,    /* filtered out for good */
+	UDP_QUIET = 4,	    /* the side that is not watched: it is announced, its datagrams are not */
+	UDP_CLAIMED = 8,    /* user space wants its datagrams */
 	UDP_DISMISSED = 16, /* nobody wants its datagrams */
-	UDP_EAGER = 32,	   /* one of its ports is well known for what is wanted */
+	UDP_EAGER = 32,	    /* one of its ports is well known for what is wanted */
 };
 
 struct udp_socket {

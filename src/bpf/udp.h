@@ -14,9 +14,9 @@ struct datagram_call {
 	__u64 sk;
 	__u64 inode; /* number of the socket's inode */
 	struct user_data data;
-	__u64 name;  /* struct sockaddr of the other end in user memory; 0: none */
-	__u32 room;  /* bytes of a single buffer: a receive may report more than it stored (MSG_TRUNC) */
-	__u32 size;  /* bytes of the datagram */
+	__u64 name; /* struct sockaddr of the other end in user memory; 0: none */
+	__u32 room; /* bytes of a single buffer: a receive may report more than it stored (MSG_TRUNC) */
+	__u32 size; /* bytes of the datagram */
 	__u8 sent;
 	__u8 _pad[7];
 };
@@ -195,9 +195,9 @@ static __always_inline bool leads_too_far(const struct udp_socket *socket)
 }
 
 /* Writes a record with room for `max` bytes; `captured` of them are wanted. */
-static __always_inline void put_datagram(struct scratch *scratch, struct udp_socket *socket, const struct datagram_call *call,
-					 const struct far_end *end, __u64 number, __u32 captured, __u32 max,
-					 bool hurry)
+static __always_inline void put_datagram(struct scratch *scratch, struct udp_socket *socket,
+					 const struct datagram_call *call, const struct far_end *end, __u64 number,
+					 __u32 captured, __u32 max, bool hurry)
 {
 	struct datagram_event *event = bpf_ringbuf_reserve(&events, sizeof(*event) + max, 0);
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -214,8 +214,7 @@ static __always_inline void put_datagram(struct scratch *scratch, struct udp_soc
 	} else if (call->data.count) {
 		int gathered = gather(scratch, call->data.base, call->data.count, captured);
 
-		if (gathered < 0 ||
-		    bpf_probe_read_kernel(event + 1, clamp_len(gathered, max), scratch->payload))
+		if (gathered < 0 || bpf_probe_read_kernel(event + 1, clamp_len(gathered, max), scratch->payload))
 			flags |= EVENT_UNREAD;
 		else
 			captured = clamp_len(gathered, max);
