@@ -104,8 +104,8 @@ pub enum Transport {
     #[default]
     Stream,
     /// UDP: each call is one message. [`Parser::datagram`] gets each once, whole or cut at its end by the capture limit, whatever it
-    /// answers; there are no gaps and no skips, either flow may lack messages, and a socket has many other ends. `close` is called when the
-    /// socket has been silent for long.
+    /// answers; there are no skips, either flow may lack messages, and a socket has many other ends. `gap` says how many datagrams are known to have
+    /// been missed, some time later. `close` is called when the socket has been silent for long.
     Datagrams,
 }
 
