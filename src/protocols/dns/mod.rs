@@ -359,6 +359,10 @@ impl Parser for Dns {
     fn gap(&mut self, flow: Flow, _: u64, _: u64, out: &mut dyn Sink) {
         self.set_lost(flow, true);
         self.missed(flow);
+        if flow == Flow::Response {
+            // Missed here for sure, in datagrams too.
+            self.pending.doubt();
+        }
         out.lost(Loss::ParseGap);
     }
 
