@@ -195,3 +195,101 @@ fn impossible_positions_do_no_harm() {
     let payload = b"GET";
     feed(&mut fresh, 512, 20, Body::Data { direction: Direction::Received, offset: u64::MAX, size: 26, unread: false, payload });
 }
+
+mod datagrams {
+    use super::*;
+
+    const ANY: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 53 };
+    const ASKER: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 5000 };
+    const TELLER: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 53 };
+    const SECOND: u64 = 1_000_000_000;
+
+    fn feed_at(worker: &mut Worker, id: u64, pid: u32, time_ns: u64, body: Body<'_>) {
+        let header = Header { time_ns, connection: ConnectionId(id), pid, tid: pid };
+        worker.event(&Event { header, body }, &mut |_, _| {});
+    }
+
+    fn meet(worker: &mut Worker, id: u64, pid: u32, [local, remote]: [Endpoint; 2], role: Role) {
+        let tuple = Tuple { local, remote, netns: NETNS };
+        feed_at(worker, id, pid, 1, Body::UdpOpen { tuple, cgroup_id: 0, start_ns: 1, role, comm: Text::new("comm") });
+    }
+
+    fn say(worker: &mut Worker, id: u64, pid: u32, direction: Direction, number: u64, answer: bool, remote: Option<Endpoint>) {
+        let flags: [u8; 2] = if answer { [0x81, 0x80] } else { [1, 0] };
+        let payload = [&[0, 7][..], &flags, &[0, 1, 0, 0, 0, 0, 0, 0], b"\x04shop\x04test\0", &[0, 1, 0, 1]].concat();
+        let size = payload.len() as u32;
+        feed_at(worker, id, pid, 2, Body::Datagram { direction, number, size, unread: false, remote, payload: &payload });
+    }
+
+    fn tick(worker: &mut Worker, time_ns: u64) {
+        feed_at(worker, 0, 0, time_ns, Body::Tick);
+    }
+
+    /// A server that is bound to every address, asked and answering before the asker's own call is over.
+    fn serve_early(worker: &mut Worker) {
+        let nobody = Endpoint { address: ANY.address, port: 0 };
+        meet(worker, 512, 20, [ANY, nobody], Role::Server);
+        say(worker, 512, 20, Direction::Received, 0, false, None);
+        say(worker, 512, 20, Direction::Sent, 0, true, Some(ASKER));
+    }
+
+    #[test]
+    fn a_server_that_is_faster_than_its_askers_call_waits_for_the_askers_name() {
+        let mut worker = worker();
+        serve_early(&mut worker);
+        assert_eq!(lines(&mut worker).len(), 0);
+        meet(&mut worker, 256, 10, [ASKER, TELLER], Role::Client);
+        let lines = lines(&mut worker);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("\"asker\"") && lines[0].contains("\"teller\"") && !lines[0].contains("0.0.0.0"), "{lines:?}");
+    }
+
+    #[test]
+    fn it_does_not_wait_for_long() {
+        let mut worker = worker();
+        serve_early(&mut worker);
+        tick(&mut worker, SECOND);
+        let lines = lines(&mut worker);
+        assert!(lines.len() == 1 && lines[0].contains("\"port\":5000"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_silent_socket_is_forgotten_and_what_it_waits_for_is_told_before() {
+        let mut worker = worker();
+        meet(&mut worker, 256, 10, [ASKER, TELLER], Role::Client);
+        say(&mut worker, 256, 10, Direction::Sent, 0, false, Some(TELLER));
+        // No tick came for long.
+        tick(&mut worker, 26 * SECOND);
+        let lines = lines(&mut worker);
+        assert!(lines.len() == 1 && lines[0].contains("unanswered"), "{lines:?}");
+        assert_eq!(worker.sockets.len(), 0);
+        say(&mut worker, 256, 10, Direction::Received, 0, true, Some(TELLER));
+        assert_eq!(worker.around.losses.all(&Default::default())["connection_unknown"], 1);
+    }
+
+    #[test]
+    fn sockets_and_connections_share_one_bound() {
+        let mut worker = worker();
+        for number in 0..20_u16 {
+            let local = Endpoint { port: 6000 + number, ..ASKER };
+            meet(&mut worker, u64::from(number) << 8, 10, [local, TELLER], Role::Client);
+            open(&mut worker, (100 + u64::from(number)) << 8, 10, [local, SERVER], Role::Client);
+        }
+        assert_eq!(worker.sockets.len() + worker.connections.len(), 8);
+        assert_eq!(worker.around.losses.all(&Default::default())["table_full"], 32);
+    }
+
+    #[test]
+    fn datagrams_open_and_close_nothing() {
+        let mut worker = worker();
+        meet(&mut worker, 256, 10, [ASKER, TELLER], Role::Client);
+        say(&mut worker, 256, 10, Direction::Sent, 0, false, Some(TELLER));
+        say(&mut worker, 256, 10, Direction::Received, 0, true, None);
+        feed(&mut worker, 0, 0, Body::Sweep { since_ns: u64::MAX });
+        assert_eq!(worker.sockets.len(), 1, "no look at the kernel's connections names it");
+        tick(&mut worker, 60 * SECOND);
+        let shard = worker.report(true).shard;
+        let counts = shard.edges[0].1[Side::Client.index()].as_ref().unwrap();
+        assert_eq!((counts.requests(), counts.connections.opened, counts.connections.closed), (1, 0, 0));
+    }
+}

@@ -243,3 +243,199 @@ impl Detector {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::{
+        model::{Exchange, Flags},
+        protocols::Loss,
+    };
+
+    /// A question for the address of `shop.test`, or its answer: NOERROR and nothing more.
+    pub fn message(id: u8, answer: bool) -> Vec<u8> {
+        let flags: [u8; 2] = if answer { [0x81, 0x80] } else { [1, 0] };
+        [&[0, id][..], &flags, &[0, 1, 0, 0, 0, 0, 0, 0], b"\x04shop\x04test\0", &[0, 1, 0, 1]].concat()
+    }
+
+    fn server(last: u8) -> Endpoint {
+        Endpoint { address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), port: 53 }
+    }
+
+    /// "10.0.0.1:53 NOERROR" of each exchange.
+    #[derive(Default)]
+    struct Seen {
+        exchanges: Vec<String>,
+        losses: Vec<Loss>,
+    }
+
+    impl Sink for Seen {
+        fn exchange(&mut self, exchange: &Exchange<'_>) {
+            self.exchange_with(exchange, None);
+        }
+
+        fn exchange_with(&mut self, exchange: &Exchange<'_>, remote: Option<Endpoint>) {
+            let remote = remote.map_or_else(|| "nobody".to_owned(), |remote| remote.to_string());
+            let status = if exchange.flags.contains(Flags::UNANSWERED) { "unanswered" } else { exchange.status };
+            self.exchanges.push(format!("{remote} {status}"));
+        }
+
+        fn capture(&mut self, _: Capture) {}
+
+        fn lost(&mut self, loss: Loss) {
+            self.losses.push(loss);
+        }
+    }
+
+    /// A socket, and the number of its next datagram of each direction.
+    struct Talk {
+        socket: Datagrams,
+        numbers: [u64; 2],
+        now_ns: u64,
+        seen: Seen,
+    }
+
+    impl Talk {
+        fn new(role: Role) -> Self {
+            Self { socket: Datagrams::new(role), numbers: [0; 2], now_ns: 1_000, seen: Seen::default() }
+        }
+
+        fn datagram(&mut self, direction: Direction, payload: &[u8], remote: Option<Endpoint>) -> Outcome {
+            let number = self.numbers[direction as usize];
+            self.numbered(direction, number, payload, remote)
+        }
+
+        fn numbered(&mut self, direction: Direction, number: u64, payload: &[u8], remote: Option<Endpoint>) -> Outcome {
+            self.numbers[direction as usize] = number + 1;
+            self.now_ns += 1_000;
+            let datagram = Datagram { number, size: payload.len() as u64, payload, remote, time_ns: self.now_ns };
+            self.socket.datagram(direction, datagram, &mut self.seen)
+        }
+
+        fn tick(&mut self) {
+            self.now_ns += 1_000_000_000;
+            self.socket.tick(self.now_ns, &mut self.seen);
+        }
+    }
+
+    use Direction::{Received, Sent};
+
+    #[test]
+    fn a_question_alone_names_the_socket_and_its_silence_is_told() {
+        let mut talk = Talk::new(Role::Client);
+        let outcome = talk.datagram(Sent, &message(1, false), Some(server(1)));
+        assert_eq!((outcome.named, outcome.wish), (true, Some(Wish { limit: CAPTURE, ..Wish::default() })));
+        for _ in 0..7 {
+            talk.tick();
+        }
+        assert_eq!(talk.seen.exchanges, ["10.0.0.1:53 unanswered"]);
+    }
+
+    #[test]
+    fn answers_of_an_unknown_end_are_of_who_was_asked() {
+        let mut talk = Talk::new(Role::Client);
+        for id in 1..=3 {
+            talk.datagram(Sent, &message(id, false), Some(server(id)));
+        }
+        for id in [3, 1, 2] {
+            talk.datagram(Received, &message(id, true), None);
+        }
+        assert_eq!(talk.seen.exchanges, ["10.0.0.3:53 NOERROR", "10.0.0.1:53 NOERROR", "10.0.0.2:53 NOERROR"]);
+    }
+
+    #[test]
+    fn a_socket_that_nobody_claims_is_dismissed_after_sixteen_datagrams() {
+        let mut talk = Talk::new(Role::Client);
+        for number in 1..CALLS_MAX {
+            assert_eq!(talk.datagram(Sent, b"nothing to do with names", None), Outcome::default(), "{number}");
+        }
+        let dismissed = Outcome { wish: Some(Wish::NOTHING), named: true };
+        assert_eq!(talk.datagram(Sent, b"nothing to do with names", None), dismissed);
+        assert_eq!(talk.socket.protocol(), Some(Protocol::Unknown));
+        // One that was on its way says it again: the kernel may not have heard it.
+        assert_eq!(talk.datagram(Sent, &message(1, false), None), Outcome { named: false, ..dismissed });
+    }
+
+    #[test]
+    fn a_socket_that_nobody_claims_is_dismissed_after_sixteen_kibibytes() {
+        let mut talk = Talk::new(Role::Client);
+        let datagram = Datagram { number: 0, size: 9000, payload: b"cut", remote: None, time_ns: 1 };
+        assert_eq!(talk.socket.datagram(Sent, datagram, &mut talk.seen).wish, None);
+        assert_eq!(talk.socket.datagram(Sent, Datagram { number: 1, ..datagram }, &mut talk.seen).wish, Some(Wish::NOTHING));
+    }
+
+    #[test]
+    fn what_a_server_got_before_its_first_question_is_passed_over() {
+        let mut talk = Talk::new(Role::Server);
+        for _ in 0..10 {
+            talk.datagram(Received, b"who is there?", None);
+        }
+        talk.datagram(Received, b"", None);
+        talk.datagram(Received, &message(1, false), None);
+        talk.datagram(Sent, &message(1, true), Some(server(9)));
+        assert_eq!((talk.seen.exchanges.as_slice(), talk.seen.losses.len()), (&["10.0.0.9:53 NOERROR".to_owned()][..], 0));
+    }
+
+    #[test]
+    fn the_protocol_corrects_the_role() {
+        // Joined between a question and its answer: a server that sends first looks like a client.
+        let mut talk = Talk::new(Role::Client);
+        talk.datagram(Sent, &message(1, true), Some(server(9)));
+        talk.datagram(Received, &message(2, false), Some(server(8)));
+        talk.datagram(Sent, &message(2, true), Some(server(8)));
+        assert_eq!((talk.socket.role(), talk.seen.exchanges.as_slice()), (Role::Server, &["10.0.0.8:53 NOERROR".to_owned()][..]));
+    }
+
+    #[test]
+    fn a_server_that_gets_much_that_is_no_question_is_found_again() {
+        let mut talk = Talk::new(Role::Server);
+        for id in 1..=2 {
+            talk.datagram(Received, &message(id, false), Some(server(9)));
+            talk.datagram(Sent, &message(id, true), Some(server(9)));
+            for _ in 0..12 {
+                talk.datagram(Received, b"who is there?", Some(server(7)));
+            }
+        }
+        assert_eq!(talk.seen.exchanges, ["10.0.0.9:53 NOERROR", "10.0.0.9:53 NOERROR"]);
+    }
+
+    #[test]
+    fn a_missing_answer_that_was_not_seen_is_no_silence() {
+        let mut talk = Talk::new(Role::Client);
+        talk.datagram(Sent, &message(1, false), Some(server(1)));
+        talk.datagram(Sent, &message(2, false), Some(server(1)));
+        // The record of the answer to the first one found no room.
+        talk.numbered(Received, 1, &message(2, true), Some(server(1)));
+        for _ in 0..8 {
+            talk.tick();
+        }
+        assert_eq!(talk.seen.exchanges, ["10.0.0.1:53 NOERROR"]);
+        assert!(!talk.seen.losses.is_empty(), "it is counted");
+    }
+
+    #[test]
+    fn datagrams_reported_in_another_order_are_not_missed() {
+        let mut talk = Talk::new(Role::Client);
+        talk.datagram(Sent, &message(1, false), Some(server(1)));
+        talk.datagram(Sent, &message(2, false), Some(server(1)));
+        talk.numbered(Received, 1, &message(2, true), Some(server(1)));
+        talk.tick();
+        talk.numbered(Received, 0, &message(1, true), Some(server(1)));
+        talk.tick();
+        talk.tick();
+        assert_eq!((talk.seen.exchanges.len(), talk.seen.losses.as_slice()), (2, &[][..]));
+    }
+
+    #[test]
+    fn impossible_numbers_do_no_harm() {
+        let mut talk = Talk::new(Role::Unknown);
+        for number in [u64::MAX, 0, u64::MAX - 1] {
+            talk.numbers = [0; 2];
+            let datagram = Datagram { number, size: u64::from(u32::MAX), payload: b"", remote: None, time_ns: u64::MAX };
+            talk.socket.datagram(Received, datagram, &mut talk.seen);
+            talk.socket.tick(u64::MAX, &mut talk.seen);
+        }
+    }
+}

@@ -340,10 +340,14 @@ fn a_recording_of_datagrams_and_its_replays_are_the_same_byte_for_byte() {
     let file = recording.to_str().expect("a path of characters");
     let unbound = Unbound::start();
     let port = unbound.port;
-    let agent = Agent::start_as(&["record", file, "--output", "json"], &[]);
     let ignores = UdpSocket::bind("127.0.0.1:0").expect("bind a socket");
+    let ignored = ignores.local_addr().expect("its address").port();
     let nobody = UdpSocket::bind("127.0.0.1:0").expect("bind a socket").local_addr().expect("its address").port();
-    run(&mut resolver("silent", "127.0.0.1", ignores.local_addr().expect("its address").port(), &nobody.to_string()));
+    let ports = [port, ignored, nobody].map(|port| port.to_string());
+    let [own, ignored_port, nobody_port] = ports.each_ref().map(String::as_str);
+    let only = ["--port", own, "--port", ignored_port, "--port", nobody_port];
+    let agent = Agent::start_as(&["record", file, "--output", "json"], &only);
+    run(&mut resolver("silent", "127.0.0.1", ignored, &nobody.to_string()));
     run(&mut resolver("library", "127.0.0.1", port, "200"));
     run(&mut resolver("burst", "127.0.0.1", port, "200"));
     agent.wait_for("the unanswered one", |report| report.of(nobody, "client").len() == 1);
