@@ -296,6 +296,8 @@ pub struct Process {
 pub enum WorkloadKind {
     Container,
     Process,
+    /// Its process is not known, but what its clients call it: a server name of TLS, or the name that DNS resolved.
+    Domain,
     /// Beyond this host, or its process is not known: the name is the address.
     Address,
     /// Everything beyond a bound, folded together.
@@ -307,6 +309,7 @@ impl WorkloadKind {
         match self {
             WorkloadKind::Container => "container",
             WorkloadKind::Process => "process",
+            WorkloadKind::Domain => "domain",
             WorkloadKind::Address => "address",
             WorkloadKind::Other => "other",
         }
@@ -328,6 +331,10 @@ impl Workload {
             return Self { name: name.into(), kind: WorkloadKind::Container };
         }
         Self { name: process.comm.as_str().into(), kind: WorkloadKind::Process }
+    }
+
+    pub fn of_domain(name: Arc<str>) -> Self {
+        Self { name, kind: WorkloadKind::Domain }
     }
 
     pub fn of_address(address: IpAddr) -> Self {

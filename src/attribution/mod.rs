@@ -8,9 +8,11 @@ pub mod cgroup;
 pub mod container;
 pub mod listeners;
 pub mod process;
+pub mod resolved;
 pub mod sockets;
 
 pub use cgroup::CgroupPaths;
 pub use container::ContainerNames;
 pub use listeners::Listeners;
 pub use process::Processes;
+pub use resolved::{Domains, Resolved};
