@@ -14,13 +14,14 @@ use super::{
     worker::{Options, Table},
 };
 use crate::{
+    attribution::{Domains, Resolved},
     config::Sides,
     event::{CloseReason, Header, Text, Totals, Tuple},
     export::{
         error_name,
         json::{self, ConnectionView, ExchangeView, PartyView, ProcessView},
     },
-    model::{ConnectionId, Endpoint, Exchange, Process, Protocol, Role, Side, Workload},
+    model::{ConnectionId, Endpoint, Exchange, Process, Protocol, Role, Side, Workload, WorkloadKind},
     protocols::{Capture, Loss, Sink},
     service_map::{Closing, EdgeId, EdgeKey, Limits, Listener, Party, ServiceMap},
 };
@@ -46,6 +47,16 @@ pub struct About {
     /// How often the peer was looked for.
     tries: u8,
     pub counted: Totals,
+    /// What DNS called the remote address.
+    domain: Option<Arc<str>>,
+    /// What the client's hello of TLS named.
+    hello: Option<Box<Hello>>,
+}
+
+#[derive(Default)]
+struct Hello {
+    server_name: Option<Arc<str>>,
+    alpn: Option<Box<str>>,
 }
 
 struct Edge {
@@ -84,6 +95,9 @@ pub struct Around {
     pub losses: Arc<Losses>,
     /// Listening services by namespace and port: since when, and when last used.
     pub(super) listeners: Table<(u32, u16), Service>,
+    /// What DNS answered on the connections of this worker.
+    resolved: Resolved,
+    domains: Domains,
     /// Number of the event at hand.
     pub sequence: u64,
     pub now_ns: u64,
@@ -163,6 +177,8 @@ impl About {
             spoken: None,
             tries: 0,
             counted: Totals::default(),
+            domain: None,
+            hello: None,
         }
     }
 
@@ -181,6 +197,12 @@ impl About {
             self.edge = None;
             self.tries = 0;
         }
+    }
+
+    /// What the client calls the server.
+    fn domain(&self) -> Option<&Arc<str>> {
+        let named = self.hello.as_ref().and_then(|hello| hello.server_name.as_ref());
+        named.or_else(|| self.domain.as_ref().filter(|_| !self.is_server()))
     }
 
     fn is_server(&self) -> bool {
@@ -229,6 +251,8 @@ impl Around {
             lines,
             losses,
             listeners: Table::default(),
+            resolved: Resolved::default(),
+            domains: Domains::default(),
             sequence: 0,
             now_ns: 0,
         }
@@ -240,7 +264,8 @@ impl Around {
     }
 
     /// A socket is there, to be found by its peer.
-    pub fn opened(&mut self, about: &About) {
+    pub fn opened(&mut self, about: &mut About) {
+        self.resolve(about);
         self.peers.insert(Socket::of(&about.tuple), Peer { id: about.id, process: about.process.clone() });
     }
 
@@ -328,6 +353,15 @@ impl Around {
             other = if about.is_server() { known.client.clone() } else { known.server.clone() };
         }
         let (mut client, mut server) = if about.is_server() { (other, own) } else { (own, other) };
+        if about.is_udp {
+            self.resolve(about);
+        }
+        if server.workload.kind == WorkloadKind::Address
+            && let Some(domain) = about.domain().and_then(|domain| self.domains.admit(domain))
+        {
+            // One name has many addresses: they are one edge.
+            server = Party { workload: Workload::of_domain(domain), address: None, ..server };
+        }
         client.port = None;
         server.port = Some(about.server_end().port);
         about.tries = about.tries.saturating_add(1);
@@ -340,6 +374,11 @@ impl Around {
             self.map.opened(id, about.side(self.options.frames));
         }
         id
+    }
+
+    /// The name that DNS gave the remote address. It is asked for when a connection opens: a later one is another's.
+    fn resolve(&self, about: &mut About) {
+        about.domain = self.resolved.name(about.tuple.remote.address, self.now_ns).cloned();
     }
 
     fn party(&self, process: Option<&Process>, address: IpAddr) -> Party {
@@ -413,6 +452,7 @@ impl Around {
 
     pub fn fail(&mut self, about: &mut About, now_ns: u64, error: u32) {
         about.established = false;
+        self.resolve(about);
         let id = self.edge(about, Protocol::Unknown);
         self.map.failed(id, about.side(self.options.frames), error);
         // Without an error of the network the program itself gave up.
@@ -444,6 +484,8 @@ impl Around {
                 error: (error != 0).then(|| error_name(error)),
                 reason,
                 adopted: about.adopted,
+                server_name: about.hello.as_ref().and_then(|hello| hello.server_name.as_deref()),
+                alpn: about.hello.as_ref().and_then(|hello| hello.alpn.as_deref()),
                 unix_offset_ns: self.options.unix_offset_ns,
             },
         );
@@ -526,6 +568,23 @@ impl Sink for Out<'_> {
 
     /// The connection keeps this to itself.
     fn capture(&mut self, _: Capture) {}
+
+    fn server_name(&mut self, name: &str) {
+        let Self { about, around } = self;
+        let name = name.into();
+        // Shared with all of its connections, where there is room for one more name.
+        let name = around.domains.admit(&name).unwrap_or(name);
+        about.hello.get_or_insert_default().server_name = Some(name);
+        about.unsettle();
+    }
+
+    fn alpn(&mut self, protocols: &str) {
+        self.about.hello.get_or_insert_default().alpn = Some(protocols.into());
+    }
+
+    fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
+        self.around.resolved.insert(name, address, ttl_s, self.around.now_ns);
+    }
 
     fn lost(&mut self, loss: Loss) {
         tracing::debug!("connection {} ({}), event {}: {loss:?}", self.about.id.0, self.about.server_end(), self.around.sequence);

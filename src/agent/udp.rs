@@ -173,6 +173,11 @@ impl Sink for ToMany<'_> {
 
     fn capture(&mut self, _: Capture) {}
 
+    fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
+        let Self { about, around, .. } = self;
+        Out { about, around }.resolved(name, address, ttl_s);
+    }
+
     fn lost(&mut self, loss: Loss) {
         let Self { about, around, .. } = self;
         Out { about, around }.lost(loss);

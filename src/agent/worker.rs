@@ -203,11 +203,11 @@ impl Worker {
     }
 
     /// Two threads that use a fresh connection at once can both announce it: the first one counts.
-    fn open(&mut self, id: ConnectionId, about: About) {
+    fn open(&mut self, id: ConnectionId, mut about: About) {
         if self.connections.contains_key(&id) || !self.has_room() {
             return;
         }
-        self.around.opened(&about);
+        self.around.opened(&mut about);
         let talk = Connection::new(about.role, about.adopted, self.around.options.raw);
         self.connections.insert(id, Box::new(Entry { talk, about }));
     }
@@ -358,3 +358,7 @@ fn kind(body: &Body<'_>) -> usize {
 #[cfg(test)]
 #[path = "worker_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "domains_tests.rs"]
+mod domains_tests;

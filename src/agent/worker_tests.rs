@@ -20,7 +20,7 @@ fn process(pid: u32, comm: &str) -> Arc<Process> {
     Arc::new(Process { pid, comm: comm.to_owned(), executable: None, command: None, container: None })
 }
 
-fn worker() -> Worker {
+pub(super) fn worker() -> Worker {
     let options =
         Options { worker: 0, frames: false, sides: Sides::Both, lines: true, raw: Protocols::default(), unix_offset_ns: 0, connections: 8 };
     let names = Names::new(Source::Recording(HashMap::new()), Listeners::new(Path::new("/nonexistent")), None);
@@ -31,12 +31,12 @@ fn worker() -> Worker {
     worker
 }
 
-fn feed(worker: &mut Worker, id: u64, pid: u32, body: Body<'_>) {
+pub(super) fn feed(worker: &mut Worker, id: u64, pid: u32, body: Body<'_>) {
     let header = Header { time_ns: 1, connection: ConnectionId(id), pid, tid: pid };
     worker.event(&Event { header, body }, &mut |_, _| {});
 }
 
-fn open(worker: &mut Worker, id: u64, pid: u32, [local, remote]: [Endpoint; 2], role: Role) {
+pub(super) fn open(worker: &mut Worker, id: u64, pid: u32, [local, remote]: [Endpoint; 2], role: Role) {
     let tuple = Tuple { local, remote, netns: NETNS };
     let body = Body::Open { tuple, cgroup_id: 0, start_ns: 1, connect_ns: 0, role, adopted: false, comm: Text::new("comm") };
     feed(worker, id, pid, body);
@@ -52,7 +52,7 @@ fn serve(worker: &mut Worker, id: u64, number: u64) {
     }
 }
 
-fn close(worker: &mut Worker, id: u64, pid: u32) {
+pub(super) fn close(worker: &mut Worker, id: u64, pid: u32) {
     let body = Body::Close {
         start_ns: 1,
         connect_ns: 0,
@@ -82,7 +82,7 @@ fn exchange(protocol: Protocol) -> Exchange<'static> {
     }
 }
 
-fn lines(worker: &mut Worker) -> Vec<String> {
+pub(super) fn lines(worker: &mut Worker) -> Vec<String> {
     let text = std::mem::take(&mut worker.around.lines.text);
     String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
 }

@@ -89,6 +89,9 @@ pub struct ConnectionView<'a> {
     /// Who ended it: local, remote, reset, timeout …
     pub reason: Option<&'a str>,
     pub adopted: bool,
+    /// What the client's hello of TLS named: the server, and the protocols on offer.
+    pub server_name: Option<&'a str>,
+    pub alpn: Option<&'a str>,
     pub unix_offset_ns: i64,
 }
 
@@ -175,6 +178,8 @@ pub fn connection(out: &mut Vec<u8>, view: &ConnectionView<'_>) {
     line.optional_string("error", view.error);
     line.optional_string("reason", view.reason);
     line.boolean("adopted", view.adopted);
+    line.optional_string("server_name", view.server_name);
+    line.optional_string("alpn", view.alpn);
     line.number("connection_id", view.connection_id.0);
     line.optional_number("peer_connection_id", view.peer_connection_id.map(|id| id.0));
     line.end_line();

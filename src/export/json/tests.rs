@@ -107,6 +107,8 @@ fn a_failed_connection_says_why() {
         connect_ns: None,
         error: Some(crate::export::error_name(111)),
         reason: None,
+        server_name: Some("shop.test"),
+        alpn: None,
         adopted: false,
         unix_offset_ns: -10,
     };
@@ -114,6 +116,7 @@ fn a_failed_connection_says_why() {
     assert!(text.starts_with(r#"{"type":"connection","start_unix_nano":0,"duration_ns":70,"#), "{text}");
     let written: Json = serde_json::from_str(&text).unwrap();
     assert_eq!((&written["error"], &written["role"], &written["srtt_us"]), (&"ECONNREFUSED".into(), &"client".into(), &Json::Null));
+    assert_eq!((&written["server_name"], &written["alpn"]), (&"shop.test".into(), &Json::Null));
     assert_eq!(written["remote"], serde_json::json!({"address": "10.0.0.2", "port": 22}));
 }
 

@@ -1,0 +1,109 @@
+//! What servers are called of which only the address is known.
+
+use std::net::IpAddr;
+
+use super::{tests::*, *};
+use crate::{
+    event::{Text, Tuple},
+    model::Endpoint,
+};
+
+const FAR: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10)), port: 443 };
+const NEAR: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), port: 40_000 };
+const RESOLVER: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 53)), port: 53 };
+
+const HELLO: &[u8] = b"\x16\x03\x01\x00\x53\x01\0\0\x4f\x03\x03abcdefghijklmnopqrstuvwxyz012345\0\0\x02\x13\x01\x01\0\0\x24\0\0\0\x0e\0\x0c\0\0\x09shop.test\0\x10\0\x0e\0\x0c\x08http/1.1\x02h2";
+const QUERY: &[u8] = b"\0\x18\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01";
+/// a.test is FAR.
+const ANSWER: &[u8] =
+    b"\0\x28\0\x07\x81\x80\0\x01\0\x01\0\0\0\0\x01a\x04test\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x0a";
+
+fn say(worker: &mut Worker, id: u64, direction: Direction, payload: &[u8]) {
+    feed(worker, id, 10, Body::Data { direction, offset: 0, size: payload.len() as u32, unread: false, payload });
+}
+
+fn ask(worker: &mut Worker) {
+    open(worker, 1, 10, [NEAR, RESOLVER], Role::Client);
+    say(worker, 1, Direction::Sent, QUERY);
+    say(worker, 1, Direction::Received, ANSWER);
+}
+
+/// Kind and name of the server, and its address, in the last line.
+fn server(worker: &mut Worker) -> [String; 3] {
+    let lines = lines(worker);
+    let line: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    ["kind", "name", "address"].map(|member| line["server"][member].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_far_server_is_called_what_its_client_calls_it() {
+    let mut worker = worker();
+    open(&mut worker, 256, 10, [NEAR, FAR], Role::Client);
+    say(&mut worker, 256, Direction::Sent, HELLO);
+    close(&mut worker, 256, 10);
+    let line: serde_json::Value = serde_json::from_str(&lines(&mut worker)[0]).unwrap();
+    assert_eq!((&line["protocol"], &line["server_name"]), (&"tls".into(), &"shop.test".into()));
+    assert_eq!((&line["server"]["name"], &line["server"]["kind"]), (&"shop.test".into(), &"domain".into()));
+    assert_eq!(line["alpn"], "http/1.1,h2");
+    let edges = worker.around.map.shard().edges;
+    assert_eq!(edges.len(), 1);
+    let server = &edges[0].0.server;
+    assert_eq!((&*server.workload.name, server.address, server.port), ("shop.test", None, Some(443)));
+}
+
+#[test]
+fn a_process_that_is_known_keeps_its_name() {
+    let mut worker = worker();
+    open(&mut worker, 256, 10, [NEAR, FAR], Role::Client);
+    open(&mut worker, 512, 20, [FAR, NEAR], Role::Server);
+    say(&mut worker, 256, Direction::Sent, HELLO);
+    close(&mut worker, 256, 10);
+    assert_eq!(server(&mut worker), ["process", "teller", "192.0.2.10"]);
+}
+
+#[test]
+fn a_far_server_is_called_what_dns_called_its_address() {
+    let mut worker = worker();
+    ask(&mut worker);
+    assert_eq!(server(&mut worker), ["address", "192.0.2.53", "192.0.2.53"]);
+    open(&mut worker, 256, 10, [NEAR, FAR], Role::Client);
+    close(&mut worker, 256, 10);
+    assert_eq!(server(&mut worker), ["domain", "a.test", "192.0.2.10"]);
+    // TLS knows better.
+    open(&mut worker, 512, 10, [NEAR, FAR], Role::Client);
+    say(&mut worker, 512, Direction::Sent, HELLO);
+    close(&mut worker, 512, 10);
+    assert_eq!(server(&mut worker), ["domain", "shop.test", "192.0.2.10"]);
+    // An attempt that failed, too.
+    let tuple = Tuple { local: NEAR, remote: FAR, netns: 7 };
+    feed(&mut worker, 768, 10, Body::Fail { tuple, cgroup_id: 0, elapsed_ns: 1, error: 111, comm: Text::new("asker") });
+    assert_eq!(server(&mut worker), ["domain", "a.test", "192.0.2.10"]);
+}
+
+#[test]
+fn a_name_is_of_the_time_when_the_connection_opened() {
+    let mut worker = worker();
+    open(&mut worker, 256, 10, [NEAR, FAR], Role::Client);
+    ask(&mut worker);
+    close(&mut worker, 256, 10);
+    assert_eq!(server(&mut worker), ["address", "192.0.2.10", "192.0.2.10"]);
+    worker.around.now_ns = 120_000_000_000;
+    open(&mut worker, 512, 10, [NEAR, FAR], Role::Client);
+    close(&mut worker, 512, 10);
+    assert_eq!(server(&mut worker)[0], "address", "the answer is no longer valid");
+}
+
+#[test]
+fn names_beyond_the_bound_are_addresses() {
+    let mut worker = worker();
+    for number in 0..4200_u64 {
+        let id = 256 * (number + 1);
+        open(&mut worker, id, 10, [Endpoint { port: number as u16, ..NEAR }, FAR], Role::Client);
+        let mut hello = HELLO.to_vec();
+        let place = hello.windows(9).position(|bytes| bytes == b"shop.test").unwrap();
+        hello[place..place + 4].copy_from_slice(format!("{number:04}").as_bytes());
+        say(&mut worker, id, Direction::Sent, &hello);
+        close(&mut worker, id, 10);
+        assert_eq!(server(&mut worker)[0], if number < 4096 { "domain" } else { "address" }, "{number}");
+    }
+}
