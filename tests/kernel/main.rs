@@ -24,3 +24,4 @@ mod redis;
 #[path = "../support/mod.rs"]
 mod support;
 mod websocket;
+mod tls;

@@ -14,6 +14,7 @@ pub mod process;
 pub mod rabbitmq;
 pub mod redis;
 pub mod websocket;
+pub mod tls;
 
 use std::{
     net::TcpListener,
