@@ -12,6 +12,7 @@ const FAR: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::new(192
 const NEAR: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), port: 40_000 };
 const RESOLVER: Endpoint = Endpoint { address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 53)), port: 53 };
 
+#[rustfmt::skip]
 const HELLO: &[u8] = b"\x16\x03\x01\x00\x53\x01\0\0\x4f\x03\x03abcdefghijklmnopqrstuvwxyz012345\0\0\x02\x13\x01\x01\0\0\x24\0\0\0\x0e\0\x0c\0\0\x09shop.test\0\x10\0\x0e\0\x0c\x08http/1.1\x02h2";
 const QUERY: &[u8] = b"\0\x18\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01";
 /// a.test is FAR.

@@ -196,8 +196,8 @@ pub fn skip_name(message: &[u8], mut at: usize) -> Result<usize, Fault> {
     }
 }
 
-/// Appends the name at `at` as text: lower case, without the dot of the root behind it; the root alone is `.`. Characters that are not printable
-/// are written `\DDD`, dots and backslashes inside a label with a backslash (RFC 4343 section 2.1).
+/// Appends the name at `at` as text: lower case, without the dot of the root behind it; the root alone is `.`. What is not printable
+/// is written `\DDD`, dots and backslashes inside a label with a backslash (RFC 4343 section 2.1).
 pub fn write_name(message: &[u8], at: usize, text: &mut String) -> Result<(), Fault> {
     let mut labels = Labels::new(message, at);
     let mut first = true;

@@ -1,4 +1,5 @@
-//! DNS (RFC 1035, RFC 2181, RFC 6891) in datagrams and over TCP (RFC 7766): finds messages and pairs answers with queries by number and question.
+//! DNS (RFC 1035, RFC 2181, RFC 6891) in datagrams and over TCP (RFC 7766): finds messages, and pairs answers with queries by number and
+//! question.
 //! `docs/protocols/dns.md` says what comes out.
 #![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
@@ -36,7 +37,8 @@ pub const PATIENCE_NS: u64 = 5_000_000_000;
 /// Of a longer message only so much is looked at.
 const LOOKED_AT: usize = 16 * 1024;
 
-/// An answer can be reported before its query by so much: two threads use one socket, one of them was held up between the socket and its return.
+/// An answer can be reported before its query by so much: two threads use one socket, one of them was held up between the socket and its
+/// return.
 const RACE_NS: u64 = 1_000_000;
 /// Answers that came so early and are kept, and how long they may be.
 const EARLY_MAX: usize = 4;
@@ -192,10 +194,15 @@ impl Dns {
             && let Some(query) = self.pending.get_mut(place)
             && query.transfer.first_ns.is_none()
         {
-            query.resends += 1;
-            query.bytes += bytes;
-            self.pending.renew(place, first_ns);
-            return true;
+            if !query.doubtful {
+                query.resends += 1;
+                query.bytes += bytes;
+                self.pending.renew(place, first_ns);
+                return true;
+            }
+            // Perhaps answered unseen: then this is another query.
+            self.pending.remove(place);
+            out.lost(Loss::ParseGap);
         }
         if self.pending.is_full()
             && let Some((oldest, _)) = self.pending.oldest()

@@ -138,7 +138,8 @@ impl Pending {
         slots.take(PENDING_MAX).filter(move |(_, query)| query.id == id)
     }
 
-    /// The query with this number and question that was asked first, and how many there are. One that is known to be of another end is none.
+    /// The query with this number and question that was asked first, and how many there are. Those of other ends are left out, where ends
+    /// are known.
     pub fn find(&self, key: &Key<'_>) -> Option<(Place, usize)> {
         let apart = |query: &Query| query.remote.zip(key.remote).is_some_and(|(left, right)| left != right);
         let same = |query: &Query| query.opcode == key.opcode && query.question == key.question && query.name == key.name && !apart(query);

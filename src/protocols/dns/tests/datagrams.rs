@@ -326,3 +326,15 @@ fn garbage_is_counted_and_in_the_end_refused() {
     socket.pass(Flow::Request, b"not a message at all");
     assert!(socket.refused);
 }
+
+#[test]
+fn a_query_that_was_perhaps_answered_unseen_is_neither_silence_nor_a_longer_one() {
+    let mut socket = Socket::new();
+    let asked = query(7, "a.test", A);
+    socket.ask(&asked).ask(&query(8, "b.test", A));
+    socket.parser.gap(Flow::Response, 1, 2000, &mut socket.seen);
+    socket.at(SECOND_NS).ask(&asked).tell(&reply(7, "a.test", A, NOERROR)).close();
+    assert_eq!(socket.summaries(), ["A a.test NOERROR"]);
+    assert_eq!((socket.seen.exchanges[0].start_ns, socket.seen.exchanges[0].int("dns.request.resend_count")), (SECOND_NS, None));
+    assert_eq!(socket.seen.losses, [Loss::ParseGap; 3], "the gap, and two queries");
+}
