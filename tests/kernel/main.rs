@@ -23,5 +23,5 @@ mod redis;
 #[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
 #[path = "../support/mod.rs"]
 mod support;
-mod websocket;
 mod tls;
+mod websocket;

@@ -13,8 +13,8 @@ pub mod postgres;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;
-pub mod websocket;
 pub mod tls;
+pub mod websocket;
 
 use std::{
     net::TcpListener,

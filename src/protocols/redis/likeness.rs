@@ -65,6 +65,9 @@ impl Head<'_> {
 
 /// The command at the front, as far as its name, and the bytes up to there.
 fn head(bytes: &[u8]) -> Line<Head<'_>> {
+    if bytes.first().is_some_and(|&byte| byte != b'*') {
+        return Line::Bad;
+    }
     let (words, used) = match number(bytes) {
         Line::Whole(Number::Is(words @ 1..=WORDS_MAX), used) => (words, used),
         Line::Whole(..) | Line::Bad => return Line::Bad,
@@ -83,19 +86,13 @@ fn is_name(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-/// A command that exists begins here: where a flow is found again. `None`: more is needed.
+/// A command that exists begins here: where a flow is found again. `None`: more is needed. Typed commands are not looked for: the words of
+/// any command look like one.
 pub fn begins_command(bytes: &[u8]) -> Option<bool> {
-    if bytes.first() == Some(&b'*') {
-        return match head(bytes) {
-            Line::Whole(head, _) => Some(head.is_valid()),
-            Line::Partial => None,
-            Line::Bad => Some(false),
-        };
-    }
-    match inline(bytes) {
-        Likeness::No => Some(false),
-        Likeness::Undecided if bytes.last() != Some(&b'\n') => None,
-        _ => Some(true),
+    match head(bytes) {
+        Line::Whole(head, _) => Some(head.is_valid()),
+        Line::Partial => None,
+        Line::Bad => Some(false),
     }
 }
 

@@ -219,7 +219,8 @@ impl Redis {
     fn asked(&mut self, out: &mut dyn Sink) -> bool {
         self.place = Place::Command;
         if self.asking.acknowledges {
-            return false;
+            // It has no answer; that of a PSYNC before it may still come.
+            return self.pairing.awaits_replication();
         }
         self.understood |= self.asking.is_known();
         self.pairing.ask(self.asking.request(), self.asking.raw(), self.asking.replies, out);

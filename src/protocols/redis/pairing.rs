@@ -31,6 +31,8 @@ const HELD_MAX: usize = 8192;
 /// What a trial needs: every answered command counts, but not more of one round than this many.
 const EVIDENCE: u32 = 16;
 const EVIDENCE_OF_A_ROUND: u32 = 8;
+/// Where the order was known before, and is most probably known again.
+const ALMOST: u32 = EVIDENCE - 1;
 /// A server answers at once: when both sides were silent for so long after an answer, nothing else is open.
 const PAUSE_NS: u64 = 20_000_000;
 
@@ -71,6 +73,8 @@ pub struct Pairing {
     broken: Option<Reply>,
     subscriptions: Subscriptions,
     in_multi: bool,
+    /// The client was seen to ask again before it had its answer.
+    pipelines: bool,
     replies: Replies,
     /// When something was last seen of either side.
     last_ns: u64,
@@ -91,6 +95,7 @@ impl Pairing {
             broken: None,
             subscriptions: Subscriptions::new(!adopted),
             in_multi: false,
+            pipelines: false,
             replies: Replies::On,
             last_ns: 0,
             records: Records::new(adopted),
@@ -121,7 +126,7 @@ impl Pairing {
         }
         let kind = request.id.command().kind;
         request.queued = self.in_multi && !matches!(kind, Kind::EndMulti | Kind::Reset);
-        if request.flags == Flags::default() && !request.queued && self.is_silent(replies) {
+        if !request.queued && self.is_silent(replies) {
             let nothing = Reply { end_ns: request.start_ns, ..Reply::default() };
             self.records.write(&request, &nothing, Flags::UNANSWERED, raw, out);
             return;
@@ -156,6 +161,7 @@ impl Pairing {
             }
             Trust::Trial { .. } => {}
         }
+        self.pipelines |= !self.open.is_empty();
         self.push(request, raw, out);
         while !self.early.is_empty() && !self.open.is_empty() {
             if let Some(early) = self.early.pop_front() {
@@ -380,9 +386,11 @@ impl Pairing {
             front.queued || matches!(front.id.command().kind, Kind::Plain | Kind::Script | Kind::EndMulti | Kind::Multi | Kind::Select)
         });
         let unasked = |reply: &Reply| reply.kind == b'>' || reply.monitored || self.subscriptions.any();
-        let broken = reply.filter(|reply| {
-            matches!(self.trust, Trust::Sure | Trust::Draining) && reply.kind != 0 && plain && self.forgotten == 0 && !unasked(reply)
-        });
+        let trusted = match self.trust {
+            Trust::Sure | Trust::Draining => true,
+            Trust::Trial { evidence, round } => evidence >= ALMOST && round == 0 && self.open.len() == 1 && !self.pipelines,
+        };
+        let broken = reply.filter(|reply| trusted && reply.kind != 0 && plain && self.forgotten == 0 && !unasked(reply));
         let Some(reply) = broken else { return self.doubt(out) };
         let fits = self.open.front().is_some_and(|front| reply.error || front.queued || front.id.command().answers & reply.answers != 0);
         if !fits && reply.answers != NULL && reply.word.text() != "QUEUED" {
@@ -391,7 +399,7 @@ impl Pairing {
         let mut reply = *reply;
         reply.end_ns = at_ns;
         out.lost(Loss::ParseGap);
-        if self.open.len() == 1 && self.is_sure() {
+        if self.open.len() == 1 && self.trust != Trust::Draining {
             reply.bytes = reply.bytes.saturating_add(lost);
             self.broken = Some(reply);
         } else {
@@ -414,8 +422,10 @@ impl Pairing {
             self.records.write(&request, reply, Flags::GAP | Flags::TRUNCATED, raw.as_deref(), out);
         }
         (0..self.open.len()).for_each(|_| out.lost(Loss::ParseGap));
+        // A client that waits for its answers has this one, and nothing else is open: one round that fits shows whether it does.
+        let waits = !self.pipelines && self.trust != Trust::Draining;
         self.clear();
-        self.trust = DOUBT;
+        self.trust = if waits { Trust::Trial { evidence: ALMOST, round: 0 } } else { DOUBT };
     }
 
     /// The connection is over: commands without a reply are told.

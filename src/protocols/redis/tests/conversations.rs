@@ -282,6 +282,13 @@ fn more_open_commands_than_are_kept_give_up_the_oldest() {
 }
 
 #[test]
+fn what_a_connection_keeps_is_bounded() {
+    use crate::protocols::redis::{pairing::PENDING_MAX, reply::Reply, request::Request};
+    // With 1 MiB of keys as they are and 1 MiB to point at them.
+    assert!(size_of::<Request>() * PENDING_MAX + (size_of::<Request>() + size_of::<Reply>() + 16) * 8192 < 5 << 20);
+}
+
+#[test]
 fn without_a_wish_for_attributes_there_are_none() {
     struct Plain(Vec<usize>);
     impl crate::protocols::Sink for Plain {

@@ -105,6 +105,21 @@ fn a_reply_of_which_the_rest_is_missing_is_told_as_far_as_it_is_known() {
 }
 
 #[test]
+fn a_client_that_waits_keeps_being_understood_when_all_its_replies_are_cut() {
+    let mut talk = opened();
+    let reply = [b"*1000\r\n".to_vec(), string("element").repeat(1000)].concat();
+    for _ in 0..10 {
+        talk.request(command("LRANGE l:1 0 -1")).cut_call(Flow::Response, &reply[..500], 8000);
+        talk.cut_call(Flow::Response, &reply[8000..8500], reply.len() as u64 - 8000);
+    }
+    talk.request(command("LLEN l:1")).response(":1\r\n").request(command("LLEN l:1")).response(":1\r\n");
+    assert_eq!(told(&mut talk).len(), 12);
+    let of_lists = &talk.seen.exchanges[..10];
+    assert!(of_lists.iter().all(|one| one.flags.contains(Flags::GAP) && one.response_bytes == reply.len() as u64));
+    assert!(talk.seen.exchanges[10..].iter().all(|one| one.flags == Flags::default()));
+}
+
+#[test]
 fn a_command_of_which_the_end_is_missing_is_told() {
     let mut talk = opened();
     let set = command("MSET a:1 x a:2 y a:3 z");
@@ -180,13 +195,13 @@ fn habits() -> impl Strategy<Value = Habit> {
     prop_oneof![(1usize..6).prop_map(Habit::Rounds), (1usize..4).prop_map(Habit::Window)]
 }
 
-fn says(exchange: &OwnedExchange) -> String {
+pub fn says(exchange: &OwnedExchange) -> String {
     let OwnedExchange { resource, status, error, request_bytes, response_bytes, .. } = exchange;
     format!("{resource} {status} {error} {request_bytes} {response_bytes}")
 }
 
 /// What was not seen may be missing; what is claimed must be so.
-fn admits(exchange: &OwnedExchange, truth: &[OwnedExchange]) -> bool {
+pub fn admits(exchange: &OwnedExchange, truth: &[OwnedExchange]) -> bool {
     truth.iter().any(|one| {
         let asked = one.operation == exchange.operation
             && (one.resource == exchange.resource || exchange.flags.contains(Flags::TRUNCATED))

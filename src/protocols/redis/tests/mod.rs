@@ -1,5 +1,7 @@
 mod conversations;
 mod doubt;
+mod golden;
+mod oracle;
 mod secrets;
 
 use super::DEFINITION;
