@@ -12,8 +12,8 @@ use crate::{
     protocols::{Loss, Sink},
 };
 
-/// A client waits for each answer as a rule; more than that open on one channel is no conversation.
-const OPEN_MAX: usize = 64;
+/// A queue without open calls gives back what exceeds this many places.
+const KEPT_PLACES: usize = 4;
 
 #[derive(Debug)]
 pub struct Call {
@@ -81,23 +81,35 @@ pub struct Calls {
 impl Calls {
     pub fn ask(&mut self, call: Call, shared: &mut Shared, out: &mut dyn Sink) {
         if let Some(answer) = self.early.pop_front() {
+            shared.early.give_back(1);
             if call.spec.is_answered_by(answer.spec.id) {
                 return call.answered(&answer, None, shared, out);
             }
-            self.early.clear();
+            self.clear_early(shared);
         }
         self.ahead |= !self.open.is_empty();
         if self.ahead && !shared.exact {
             // Which answer is whose cannot be known of a client that had asked before it was watched.
-            self.open.push_back(call);
             self.lost = true;
-            return self.give_up(out);
+            out.lost(Loss::ParseGap);
+            return self.give_up(shared, out);
         }
-        if self.open.len() >= OPEN_MAX {
-            self.open.pop_front();
+        if !shared.questions.take() {
+            // Answers come in order, so those of what is open still find their questions, but the one of this would not.
+            self.lost = true;
             out.lost(Loss::PendingFull);
+            return self.give_up(shared, out);
         }
         self.open.push_back(call);
+    }
+
+    fn pop(&mut self, shared: &mut Shared) -> Option<Call> {
+        let call = self.open.pop_front()?;
+        shared.questions.give_back(1);
+        if self.open.is_empty() && self.open.capacity() > KEPT_PLACES {
+            self.open.shrink_to(KEPT_PLACES);
+        }
+        Some(call)
     }
 
     /// The call that an answer ends, if it is the oldest one's; `message` came with the answer.
@@ -107,11 +119,11 @@ impl Calls {
         }
         match self.open.front() {
             Some(call) if call.spec.is_answered_by(answer.spec.id) => {
-                let call = self.open.pop_front()?;
+                let call = self.pop(shared)?;
                 call.answered(&answer, message, shared, out);
                 Some(call)
             }
-            None if shared.exact && self.early.len() < OPEN_MAX => {
+            None if shared.exact && shared.early.take() => {
                 self.early.push_back(answer);
                 None
             }
@@ -128,41 +140,54 @@ impl Calls {
         self.open.front()
     }
 
-    pub fn take_oldest(&mut self) -> Option<Call> {
-        self.open.pop_front()
+    pub fn take_oldest(&mut self, shared: &mut Shared) -> Option<Call> {
+        self.pop(shared)
+    }
+
+    fn clear_early(&mut self, shared: &mut Shared) {
+        shared.early.give_back(std::mem::take(&mut self.early).len());
     }
 
     pub fn is_open(&self, id: Id) -> bool {
         self.open.iter().any(|call| call.spec.id == id)
     }
 
-    fn give_up(&mut self, out: &mut dyn Sink) {
-        while self.open.pop_front().is_some() {
+    fn give_up(&mut self, shared: &mut Shared, out: &mut dyn Sink) {
+        while self.pop(shared).is_some() {
             out.lost(Loss::ParseGap);
         }
-        self.early.clear();
+        self.clear_early(shared);
     }
 
     /// Questions or answers were missed.
-    pub fn gap(&mut self, out: &mut dyn Sink) {
+    pub fn gap(&mut self, shared: &mut Shared, out: &mut dyn Sink) {
         self.lost |= self.ahead;
-        self.give_up(out);
+        self.give_up(shared, out);
     }
 
     /// Nothing more is answered, but for the closing of the channel.
     pub fn close(&mut self, at_ns: u64, shared: &mut Shared, out: &mut dyn Sink) {
-        for call in std::mem::take(&mut self.open) {
-            match call.spec.id {
-                Id::CHANNEL_CLOSE => self.open.push_back(call),
-                _ => call.unanswered(at_ns, shared, out),
+        for _ in 0..self.open.len() {
+            match self.open.pop_front() {
+                Some(call) if call.spec.id == Id::CHANNEL_CLOSE => self.open.push_back(call),
+                Some(call) => {
+                    shared.questions.give_back(1);
+                    call.unanswered(at_ns, shared, out);
+                }
+                None => {}
             }
         }
     }
 
     /// Nothing more comes.
     pub fn end(&mut self, at_ns: u64, shared: &mut Shared, out: &mut dyn Sink) {
-        for call in self.open.drain(..) {
+        while let Some(call) = self.pop(shared) {
             call.unanswered(at_ns, shared, out);
         }
+    }
+
+    /// The channel is gone.
+    pub fn forget(&mut self, shared: &mut Shared) {
+        self.clear_early(shared);
     }
 }

@@ -26,6 +26,8 @@ struct Content {
     first_ns: u64,
     /// Bytes of the body to come; `None` until its header.
     left: Option<u64>,
+    /// All deliveries were settled while this one was under way: whether it was among them is not known.
+    settled_perhaps: bool,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,7 @@ impl Channel {
         match spec.id {
             Id::CONSUME => {
                 let [_, tag, _] = arguments.texts;
-                self.deliveries.consume(tag, Arc::clone(&about), no_ack);
+                self.deliveries.consume(tag, Arc::clone(&about), no_ack, shared);
             }
             Id::CONFIRM_SELECT => self.publishes.select(shared, out),
             _ => {}
@@ -111,7 +113,7 @@ impl Channel {
             call.sent(shared, out);
             if spec.id == Id::CANCEL {
                 let [tag, ..] = arguments.texts;
-                self.deliveries.cancel(tag);
+                self.deliveries.cancel(tag, shared);
             }
         } else if self.closing && spec.id != Id::CHANNEL_CLOSE {
             call.unanswered(seen.last_ns, shared, out);
@@ -125,18 +127,29 @@ impl Channel {
         let call = self.calls.answer(Answer { spec, seen }, None, shared, out);
         let [text, ..] = arguments.texts;
         match (spec.id, call) {
-            (Id::CONSUME_OK, Some(call)) => self.deliveries.consume(text, call.about, call.no_ack),
-            (Id::CANCEL_OK, _) => self.deliveries.cancel(text),
+            (Id::CONSUME_OK, Some(call)) => self.deliveries.consume(text, call.about, call.no_ack, shared),
+            (Id::CANCEL_OK, _) => self.deliveries.cancel(text, shared),
             (Id::QUEUE_DECLARE_OK, _) if self.declared.is_none() => self.declared = Some(shared.routes.name(text)),
             (Id::RECOVER_OK, Some(_)) => self.recover(seen, shared, out),
             _ => {}
         }
     }
 
+    /// The client settled deliveries.
+    pub fn settle(&mut self, settlement: Settlement, shared: &mut Shared, out: &mut dyn Sink) {
+        let [_, response] = &mut self.contents;
+        if let Some(content) = response
+            && settlement.tag == 0
+        {
+            content.settled_perhaps = true;
+        }
+        self.deliveries.settle(settlement, shared, out);
+    }
+
     /// Everything open was given back to the server.
     pub fn recover(&mut self, seen: Seen, shared: &mut Shared, out: &mut dyn Sink) {
         let seen = Seen { bytes: 0, ..seen };
-        self.deliveries.settle(Settlement { tag: 0, multiple: true, how: "recover", seen }, shared, out);
+        self.settle(Settlement { tag: 0, multiple: true, how: "recover", seen }, shared, out);
     }
 
     /// A method that a content follows.
@@ -169,7 +182,7 @@ impl Channel {
         };
         let flow = if travel == Travel::Publish { Flow::Request } else { Flow::Response };
         if let Some(place) = self.contents.get_mut(flow.index()) {
-            *place = Some(Content { message, spec, due, first_ns: seen.first_ns, left: None });
+            *place = Some(Content { message, spec, due, first_ns: seen.first_ns, left: None, settled_perhaps: false });
         }
     }
 
@@ -212,13 +225,20 @@ impl Channel {
     }
 
     fn complete(&mut self, flow: Flow, at_ns: u64, shared: &mut Shared, out: &mut dyn Sink) {
-        let Some(Content { mut message, spec, mut due, first_ns, .. }) = self.contents.get_mut(flow.index()).and_then(Option::take) else {
+        let Some(Content { mut message, spec, mut due, first_ns, settled_perhaps, .. }) =
+            self.contents.get_mut(flow.index()).and_then(Option::take)
+        else {
             return;
         };
         message.sent_ns = at_ns;
         match message.travel {
             Travel::Publish => self.publishes.publish(message, self.closing, shared, out),
-            Travel::Return => self.publishes.returned(&message, shared, out),
+            Travel::Return => {
+                let [request, _] = &mut self.contents;
+                let under_way = request.as_mut().filter(|content| content.left.is_some()).map(|content| &mut content.message);
+                self.publishes.returned(message, under_way, shared, out);
+            }
+            Travel::Deliver if settled_perhaps && due != Due::No => out.lost(Loss::ParseGap),
             Travel::Deliver => self.deliveries.deliver(message, due, shared, out),
             Travel::Got => {
                 let seen = Seen { first_ns, last_ns: at_ns, bytes: message.bytes };
@@ -229,6 +249,9 @@ impl Channel {
                     Some(_) => Due::Yes,
                     None => Due::Unknown,
                 };
+                if settled_perhaps && due != Due::No {
+                    return out.lost(Loss::ParseGap);
+                }
                 self.deliveries.deliver(message, due, shared, out);
             }
         }
@@ -255,7 +278,7 @@ impl Channel {
         if !self.asks(cause) {
             return false;
         }
-        let call = self.calls.take_oldest();
+        let call = self.calls.take_oldest(shared);
         call.inspect(|call| call.refused(status.text(), seen, shared, out)).is_some()
     }
 
@@ -267,7 +290,7 @@ impl Channel {
     /// The server cancelled a consumer, because its queue is gone (consumer cancel notification).
     pub fn cancelled(&mut self, tag: &[u8], seen: Seen, shared: &mut Shared, out: &mut dyn Sink) {
         let queue = self.deliveries.queue(tag).cloned().unwrap_or_else(|| shared.routes.none());
-        self.deliveries.cancel(tag);
+        self.deliveries.cancel(tag, shared);
         let record = Record {
             start_ns: seen.first_ns,
             end_ns: seen.last_ns,
@@ -288,7 +311,7 @@ impl Channel {
 
     pub fn gap(&mut self, flow: Flow, shared: &mut Shared, out: &mut dyn Sink) {
         self.abandon(flow, out);
-        self.calls.gap(out);
+        self.calls.gap(shared, out);
         match flow {
             Flow::Request => {
                 self.publishes.gap_in_requests(shared, out);

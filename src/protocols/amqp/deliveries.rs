@@ -10,9 +10,6 @@ use super::{
 };
 use crate::{model::Flags, protocols::Sink};
 
-/// So many consumers of a channel are known by name.
-const CONSUMERS_MAX: usize = 256;
-
 #[derive(Debug)]
 struct Consumer {
     tag: Box<[u8]>,
@@ -40,7 +37,7 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    pub fn consume(&mut self, tag: &[u8], queue: Arc<Route>, no_ack: bool) {
+    pub fn consume(&mut self, tag: &[u8], queue: Arc<Route>, no_ack: bool, shared: &mut Shared) {
         if tag.is_empty() {
             return;
         }
@@ -48,18 +45,24 @@ impl Deliveries {
             (known.queue, known.no_ack) = (queue, no_ack);
             return;
         }
-        if self.consumers.len() >= CONSUMERS_MAX {
-            self.consumers.remove(0);
+        // Deliveries to those beyond the bound are as to one that was not seen to begin.
+        if shared.consumers.take() {
+            self.consumers.push(Consumer { tag: tag.into(), queue, no_ack });
         }
-        self.consumers.push(Consumer { tag: tag.into(), queue, no_ack });
     }
 
     pub fn queue(&self, tag: &[u8]) -> Option<&Arc<Route>> {
         self.consumers.iter().find(|consumer| *consumer.tag == *tag).map(|consumer| &consumer.queue)
     }
 
-    pub fn cancel(&mut self, tag: &[u8]) {
+    pub fn cancel(&mut self, tag: &[u8], shared: &mut Shared) {
+        let before = self.consumers.len();
         self.consumers.retain(|consumer| *consumer.tag != *tag);
+        shared.consumers.give_back(before - self.consumers.len());
+    }
+
+    fn cancel_all(&mut self, shared: &mut Shared) {
+        shared.consumers.give_back(std::mem::take(&mut self.consumers).len());
     }
 
     /// What is known of the consumer that a message is for.
@@ -84,7 +87,7 @@ impl Deliveries {
             }
             return;
         }
-        if let Some(settlement) = self.early.take(message.tag) {
+        if let Some(settlement) = self.early.take(message.tag, shared) {
             return message.settled(&settlement, shared, out);
         }
         message.doubtful = due == Due::Unknown;
@@ -123,27 +126,28 @@ impl Deliveries {
             message.settled(&settlement, shared, out);
         }
         if settlement.tag > self.newest {
-            self.early.put(settlement);
+            self.early.put(settlement, shared);
         }
     }
 
     /// Acknowledgements were missed, or the begin of a consumer: who must acknowledge what is open again.
     pub fn gap_in_requests(&mut self, shared: &mut Shared, out: &mut dyn Sink) {
         self.waiting.give_up(shared, out);
-        self.early.clear();
-        self.consumers.clear();
+        self.early.clear(shared);
+        self.cancel_all(shared);
         self.seem_unacknowledged = false;
     }
 
     fn forget(&mut self, shared: &mut Shared, out: &mut dyn Sink) {
         self.waiting.give_up(shared, out);
-        self.early.clear();
+        self.early.clear(shared);
         self.newest = 0;
     }
 
     /// The channel is over.
     pub fn close(&mut self, at_ns: u64, shared: &mut Shared, out: &mut dyn Sink) {
         self.waiting.unsettled(at_ns, shared, out);
-        self.early.clear();
+        self.early.clear(shared);
+        self.cancel_all(shared);
     }
 }

@@ -85,12 +85,22 @@ pub struct Publishes {
     next: u64,
     waiting: Waiting,
     early: Early,
+    early_returns: Vec<Message>,
 }
+
+/// More messages than that do not come back before their publish is reported.
+const EARLY_RETURNS_MAX: usize = 8;
 
 impl Publishes {
     /// `opened`: the channel's begin was seen.
     pub fn new(opened: bool) -> Self {
-        Self { mode: if opened { Mode::Off } else { Mode::Unknown }, next: 1, waiting: Waiting::default(), early: Early::default() }
+        Self {
+            mode: if opened { Mode::Off } else { Mode::Unknown },
+            next: 1,
+            waiting: Waiting::default(),
+            early: Early::default(),
+            early_returns: Vec::new(),
+        }
     }
 
     /// confirm.select was seen.
@@ -106,6 +116,9 @@ impl Publishes {
 
     /// A message went out whole.
     pub fn publish(&mut self, mut message: Message, closing: bool, shared: &mut Shared, out: &mut dyn Sink) {
+        if let Some(place) = self.early_returns.iter().position(|returned| message.comes_back_as(returned)) {
+            message.come_back(&self.early_returns.remove(place));
+        }
         if let Mode::Learning(learning) = &mut self.mode
             && learning.turn(message.start_ns)
         {
@@ -135,7 +148,7 @@ impl Publishes {
             Mode::On { .. } => {
                 message.tag = self.next;
                 self.next += 1;
-                match self.early.take(message.tag) {
+                match self.early.take(message.tag, shared) {
                     Some(settlement) => message.settled(&settlement, shared, out),
                     None if closing => message.unsettled(message.sent_ns, shared, out),
                     None => self.waiting.push(message, shared, out),
@@ -158,13 +171,13 @@ impl Publishes {
         while let Some(mut message) = held.take_oldest(shared) {
             message.tag += before;
             message.doubtful = false;
-            match self.early.take(message.tag) {
+            match self.early.take(message.tag, shared) {
                 Some(settlement) => message.settled(&settlement, shared, out),
                 None => self.waiting.push(message, shared, out),
             }
         }
         self.next += before;
-        self.early.clear();
+        self.early.clear(shared);
         self.mode = Mode::On { exact: false };
     }
 
@@ -179,21 +192,21 @@ impl Publishes {
     /// The server confirmed.
     pub fn confirm(&mut self, settlement: Settlement, shared: &mut Shared, out: &mut dyn Sink) {
         match &mut self.mode {
-            Mode::Off | Mode::SeemsOff | Mode::Unknown => self.learn(false, settlement),
+            Mode::Off | Mode::SeemsOff | Mode::Unknown => self.learn(false, settlement, shared),
             Mode::Learning(learning) => {
                 learning.confirm(settlement.tag, settlement.seen.last_ns);
                 if self.early.is_full() {
                     self.waiting.give_up(shared, out);
-                    self.early.clear();
+                    self.early.clear(shared);
                 }
-                self.early.put(settlement);
+                self.early.put(settlement, shared);
             }
             Mode::On { exact } => {
                 if settlement.tag >= self.next && !*exact {
                     // More was confirmed than was counted: the publisher was ahead when it was thought to be at rest.
                     self.waiting.give_up(shared, out);
                     self.next = 1;
-                    return self.learn(true, settlement);
+                    return self.learn(true, settlement, shared);
                 }
                 if settlement.multiple {
                     while let Some(message) = self.waiting.take_through(settlement.through(), shared) {
@@ -203,32 +216,31 @@ impl Publishes {
                     message.settled(&settlement, shared, out);
                 }
                 if settlement.tag >= self.next {
-                    self.early.put(settlement);
+                    self.early.put(settlement, shared);
                 }
             }
         }
     }
 
-    fn learn(&mut self, ahead: bool, settlement: Settlement) {
+    fn learn(&mut self, ahead: bool, settlement: Settlement, shared: &mut Shared) {
         let mut learning = Learning { published: self.next - 1, ahead, ..Learning::default() };
         learning.confirm(settlement.tag, settlement.seen.last_ns);
         self.mode = Mode::Learning(learning);
-        self.early.clear();
-        self.early.put(settlement);
+        self.early.clear(shared);
+        self.early.put(settlement, shared);
     }
 
-    /// A message came back: its publish ends with this code. Returns come in the order of what they return, before its confirm.
-    pub fn returned(&mut self, returned: &Message, shared: &mut Shared, out: &mut dyn Sink) {
-        let same = |one: &Message| one.mandatory && one.returned == 0 && one.body == returned.body && one.route == returned.route;
-        match self.mode {
-            Mode::Off | Mode::SeemsOff => returned.ended(Code::new(returned.returned).text(), true, Flags::default(), shared, out),
-            Mode::Unknown | Mode::Learning(_) | Mode::On { .. } => match self.waiting.find(same) {
-                Some(message) => {
-                    message.returned = returned.returned;
-                    message.answer_bytes += returned.bytes;
-                }
-                None => out.lost(Loss::ParseGap),
-            },
+    /// A message came back. Returns come in the order of what they return, before its confirm; `under_way`: a publish that is not whole yet.
+    pub fn returned(&mut self, returned: Message, under_way: Option<&mut Message>, shared: &mut Shared, out: &mut dyn Sink) {
+        if matches!(self.mode, Mode::Off | Mode::SeemsOff) {
+            return returned.ended(Code::new(returned.returned).text(), true, Flags::default(), shared, out);
+        }
+        let waiting = self.waiting.find(|message| message.comes_back_as(&returned));
+        match waiting.or(under_way.filter(|message| message.comes_back_as(&returned))) {
+            Some(message) => message.come_back(&returned),
+            // Reported before its publish.
+            None if shared.exact && self.early_returns.len() < EARLY_RETURNS_MAX => self.early_returns.push(returned),
+            None => out.lost(Loss::ParseGap),
         }
     }
 
@@ -249,7 +261,8 @@ impl Publishes {
     /// Messages of the client were missed: their number is not known, nor what else was said.
     pub fn gap_in_requests(&mut self, shared: &mut Shared, out: &mut dyn Sink) {
         self.waiting.give_up(shared, out);
-        self.early.clear();
+        self.early.clear(shared);
+        self.early_returns.clear();
         self.mode = Mode::Unknown;
         self.next = 1;
     }
@@ -257,7 +270,8 @@ impl Publishes {
     /// Confirms were missed: what they confirmed would wait for ever.
     pub fn gap_in_responses(&mut self, shared: &mut Shared, out: &mut dyn Sink) {
         self.waiting.give_up(shared, out);
-        self.early.clear();
+        self.early.clear(shared);
+        self.early_returns.clear();
     }
 
     /// The channel is over.
@@ -266,6 +280,7 @@ impl Publishes {
             self.send_doubtful(shared, out);
         }
         self.waiting.unsettled(at_ns, shared, out);
-        self.early.clear();
+        self.early.clear(shared);
+        self.early_returns.clear();
     }
 }

@@ -51,12 +51,45 @@ pub struct Shared {
     pub exact: bool,
     /// What waits for an answer on all channels together, in bytes.
     pub held_bytes: usize,
+    /// Open questions, known consumers, and what was reported too early, on all channels together.
+    pub questions: Allowance,
+    pub consumers: Allowance,
+    pub early: Allowance,
     destination: String,
+}
+
+/// How many more of a kind may be kept. Channels are many, so a bound for each of them would be none for a connection.
+pub struct Allowance(usize);
+
+/// Of each kind.
+const ALLOWED: usize = 1024;
+
+impl Allowance {
+    /// Room for one more; false where there is none.
+    pub fn take(&mut self) -> bool {
+        let taken = self.0.checked_sub(1);
+        self.0 = taken.unwrap_or(0);
+        taken.is_some()
+    }
+
+    /// So many are kept no more.
+    pub fn give_back(&mut self, count: usize) {
+        self.0 += count;
+    }
 }
 
 impl Shared {
     pub fn new(adopted: bool, raw: bool) -> Self {
-        Self { routes: Routes::new(raw), adopted, exact: !adopted, held_bytes: 0, destination: String::new() }
+        Self {
+            routes: Routes::new(raw),
+            adopted,
+            exact: !adopted,
+            held_bytes: 0,
+            questions: Allowance(ALLOWED),
+            consumers: Allowance(ALLOWED),
+            early: Allowance(ALLOWED),
+            destination: String::new(),
+        }
     }
 
     pub fn write(&mut self, record: Record<'_>, out: &mut dyn Sink) {

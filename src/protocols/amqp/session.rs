@@ -73,9 +73,9 @@ impl Session {
         let settlement = |how| Settlement { tag: first, multiple: arguments.bits & 1 != 0 && spec.id != Id::REJECT, how, seen };
         match (spec.id, flow) {
             (Id::PUBLISH | Id::DELIVER | Id::GET_OK | Id::RETURN, _) => channel.begin(spec, arguments, seen, shared),
-            (Id::ACK, Flow::Request) => channel.deliveries.settle(settlement("ack"), shared, out),
-            (Id::NACK, Flow::Request) => channel.deliveries.settle(settlement("nack"), shared, out),
-            (Id::REJECT, _) => channel.deliveries.settle(settlement("reject"), shared, out),
+            (Id::ACK, Flow::Request) => channel.settle(settlement("ack"), shared, out),
+            (Id::NACK, Flow::Request) => channel.settle(settlement("nack"), shared, out),
+            (Id::REJECT, _) => channel.settle(settlement("reject"), shared, out),
             (Id::RECOVER_ASYNC, _) => channel.recover(seen, shared, out),
             (Id::ACK, Flow::Response) => channel.publishes.confirm(settlement("ack"), shared, out),
             (Id::NACK, Flow::Response) => channel.publishes.confirm(settlement("nack"), shared, out),
@@ -110,6 +110,7 @@ impl Session {
         if let Some(mut channel) = self.channels.get_mut(usize::from(number)).and_then(Option::take) {
             self.open = self.open.saturating_sub(1);
             channel.end(at_ns, &mut self.shared, out);
+            channel.calls.forget(&mut self.shared);
         }
     }
 

@@ -11,9 +11,10 @@ use crate::{
     protocols::{Loss, Sink},
 };
 
-/// What may wait on one connection, all channels together: 128 bytes and its names a message, so about 26,000 messages.
+/// What may wait on one connection, all channels together: 192 bytes and its names a message, so about 19,000 messages.
 pub const HELD_BYTES_MAX: usize = 4 << 20;
-const SLOT_BYTES: usize = 128;
+/// A place of a queue that doubles when it grows, and the allocation of the names.
+const SLOT_BYTES: usize = 192;
 
 /// How a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,16 @@ impl Message {
             body: Some(self.body),
             redelivered: self.redelivered,
         }
+    }
+
+    /// Whether `returned` can be this publish coming back: it carries no tag, but the same names, and as many bytes.
+    pub fn comes_back_as(&self, returned: &Message) -> bool {
+        self.mandatory && self.returned == 0 && self.body == returned.body && self.route == returned.route
+    }
+
+    pub fn come_back(&mut self, returned: &Message) {
+        self.returned = returned.returned;
+        self.answer_bytes += returned.bytes;
     }
 
     fn record(&self) -> Record<'_> {
@@ -184,7 +195,7 @@ pub struct Waiting {
 }
 
 /// A drained queue gives back what exceeds this many places.
-const KEPT_PLACES: usize = 64;
+const KEPT_PLACES: usize = 4;
 
 impl Waiting {
     /// Messages that are not settled.
@@ -282,24 +293,32 @@ impl Early {
         self.0.len() >= EARLY_MAX
     }
 
-    pub fn put(&mut self, settlement: Settlement) {
+    pub fn put(&mut self, settlement: Settlement, shared: &mut Shared) {
         if self.is_full() {
             self.0.remove(0);
+            shared.early.give_back(1);
         }
-        self.0.push(settlement);
+        if shared.early.take() {
+            self.0.push(settlement);
+        }
     }
 
     /// The settlement of this tag; those that can only be of older ones are forgotten.
-    pub fn take(&mut self, tag: u64) -> Option<Settlement> {
+    pub fn take(&mut self, tag: u64, shared: &mut Shared) -> Option<Settlement> {
         if self.0.is_empty() {
             return None;
         }
         let found = self.0.iter().copied().find(|settlement| settlement.covers(tag));
+        let before = self.0.len();
         self.0.retain(|settlement| settlement.tag > tag);
+        shared.early.give_back(before - self.0.len());
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
         found
     }
 
-    pub fn clear(&mut self) {
-        self.0.clear();
+    pub fn clear(&mut self, shared: &mut Shared) {
+        shared.early.give_back(std::mem::take(&mut self.0).len());
     }
 }

@@ -289,6 +289,28 @@ fn a_confirm_that_is_reported_before_its_publish_still_ends_it() {
 }
 
 #[test]
+fn a_return_that_is_reported_before_its_publish_is_whole_still_goes_to_it() {
+    for cut in [0, 20, 95] {
+        let mut talk = confirming();
+        let message = publish_with(1, "logs", "gone", 1, b"1234", 99);
+        talk.request(&message[..cut]).response([returned(1, 312, "logs", "gone", b"1234"), settle(1, "ack", 1, false)].concat());
+        talk.request(&message[cut..]).request(publish_with(1, "logs", "gone", 1, b"1234", 99)).response(settle(1, "ack", 2, false));
+        assert_eq!(told(&mut talk), ["basic.publish logs/gone 312", "basic.publish logs/gone ack"], "{cut}");
+    }
+}
+
+#[test]
+fn a_delivery_that_was_perhaps_settled_with_all_others_is_not_told() {
+    let mut talk = consumer(false);
+    let second = deliver(1, "tag-1", 2, "", "work", b"body");
+    let (begin, end) = second.split_at(second.len() - 3);
+    talk.response([&deliver(1, "tag-1", 1, "", "work", b"")[..], begin].concat()).request(settle(1, "nack", 0, true)).response(end);
+    talk.request(settle(1, "ack", 2, true));
+    assert_eq!(told(&mut talk), ["basic.deliver amq.default/work nack"]);
+    assert_eq!(talk.seen.losses, [Loss::ParseGap]);
+}
+
+#[test]
 fn an_answer_that_is_reported_before_its_question_still_answers_it() {
     let mut talk = opened();
     talk.response(queue_declared(1, "work")).request(declare_queue(1, "work"));
