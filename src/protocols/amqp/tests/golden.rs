@@ -5,7 +5,9 @@ use crate::protocols::testing::golden::{self, Call};
 
 const DIRECTORY: &str = "amqp";
 
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 16] = [
+    "bench_confirms",
+    "bench_deliveries",
     "pika_confirms",
     "pika_consume",
     "pika_errors",
