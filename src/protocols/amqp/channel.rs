@@ -16,6 +16,9 @@ use crate::{
     protocols::{Loss, Sink},
 };
 
+/// A queue that is declared without a name, as [`super::route`] shows the name that it gets.
+const NAMED_BY_THE_SERVER: &[u8] = b"amq.gen-*";
+
 /// A message whose content is not whole.
 #[derive(Debug)]
 struct Content {
@@ -81,8 +84,12 @@ impl Channel {
                 shared.routes.binding(second, queue.text().as_bytes())
             }
             Id::QUEUE_DECLARE => {
+                if first.is_empty() {
+                    self.declared = None;
+                    return shared.routes.name(NAMED_BY_THE_SERVER);
+                }
                 let queue = shared.routes.name(first);
-                self.declared = (!first.is_empty()).then(|| Arc::clone(&queue));
+                self.declared = Some(Arc::clone(&queue));
                 queue
             }
             Id::CANCEL => self.deliveries.queue(first).cloned().unwrap_or_else(|| shared.routes.none()),
@@ -176,7 +183,7 @@ impl Channel {
             body: 0,
             answer_bytes: 0,
             returned: if travel == Travel::Return { first.try_into().unwrap_or(u16::MAX) } else { 0 },
-            mandatory: travel == Travel::Publish && bits & 1 != 0,
+            mandatory: travel == Travel::Publish && bits & 3 != 0,
             redelivered: matches!(travel, Travel::Deliver | Travel::Got) && bits & 1 != 0,
             doubtful: false,
         };

@@ -82,7 +82,7 @@ impl Amqp {
     /// What stands here is no frame: the place is lost.
     fn violation(&mut self, flow: Flow, consumed: usize, out: &mut dyn Sink) -> Step {
         self.violations += 1;
-        if self.violations > VIOLATIONS_LIMIT || self.opening.is_none() && self.lane(flow).opening {
+        if self.violations > VIOLATIONS_LIMIT {
             return Step::NotMine;
         }
         let lane = self.lane(flow);

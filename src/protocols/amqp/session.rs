@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// So many channels of a connection are followed.
-const CHANNELS_MAX: usize = 2048;
+const CHANNELS_MAX: usize = 1024;
 
 pub struct Session {
     shared: Shared,

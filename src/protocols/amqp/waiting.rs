@@ -11,8 +11,8 @@ use crate::{
     protocols::{Loss, Sink},
 };
 
-/// What may wait on one connection, all channels together: 192 bytes and its names a message, so about 19,000 messages.
-pub const HELD_BYTES_MAX: usize = 4 << 20;
+/// What may wait on one connection, all channels together: 192 bytes and its names a message, so about 14,000 messages.
+pub const HELD_BYTES_MAX: usize = 3 << 20;
 /// A place of a queue that doubles when it grows, and the allocation of the names.
 const SLOT_BYTES: usize = 192;
 
@@ -42,6 +42,7 @@ pub struct Message {
     pub answer_bytes: u64,
     /// The reply code of a return; 0: it did not come back.
     pub returned: u16,
+    /// Must come back where nobody takes it: the bits mandatory and immediate.
     pub mandatory: bool,
     pub redelivered: bool,
     /// Whether a settlement is due is not known.

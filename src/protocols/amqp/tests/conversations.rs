@@ -136,7 +136,10 @@ fn an_empty_queue_name_is_the_one_that_was_declared_last() {
     talk.request(get(1, "", true)).response(empty(1));
     talk.request(declare_queue(1, "mine")).response(queue_declared(1, "mine"));
     talk.request(bind(1, 50, "", "logs", 1));
-    assert_eq!(told(&mut talk), ["queue.declare  ok", "basic.get amq.gen-* empty", "queue.declare mine ok", "queue.bind logs -> mine "]);
+    assert_eq!(
+        told(&mut talk),
+        ["queue.declare amq.gen-* ok", "basic.get amq.gen-* empty", "queue.declare mine ok", "queue.bind logs -> mine "]
+    );
 }
 
 #[test]
@@ -563,4 +566,20 @@ fn names_are_shown_whole_only_where_that_was_asked_for_and_secrets_never() {
     let mut talk = opened();
     talk.request(publish(1, "", "amq.gen-JzTY20BRgKO", b"hunter2"));
     assert_eq!(told(&mut talk), ["basic.publish amq.default/amq.gen-* "]);
+}
+
+#[test]
+fn channels_and_consumers_are_bounded_by_connection() {
+    let mut talk = Conversation::opened(DEFINITION.parser);
+    begin(&mut talk, 8);
+    for channel in 2..=1500 {
+        talk.request(open_channel(channel)).response(method(channel, 20, 11, b"\0\0\0\0"));
+        talk.request(consume(channel, "work", "tag-1", false)).response(consuming(channel, "tag-1"));
+    }
+    let opened = talk.seen.exchanges.iter().filter(|one| one.operation == "channel.open").count();
+    assert_eq!(opened, 1023, "one of 1,024 is the connection itself");
+    assert!(talk.seen.losses.contains(&Loss::PendingFull));
+    // What was closed makes room.
+    talk.request(close(2, 200, 0, 0)).response(ok(2, 20, 41)).request(open_channel(1500)).response(method(1500, 20, 11, b"\0\0\0\0"));
+    assert_eq!(last(&talk).summary(), "channel.open  ok");
 }
