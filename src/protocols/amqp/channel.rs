@@ -193,10 +193,12 @@ impl Channel {
         }
     }
 
-    /// A method, or the end of the channel, in the middle of a content: it will not be whole.
-    pub fn abandon(&mut self, flow: Flow, out: &mut dyn Sink) {
-        if self.contents.get_mut(flow.index()).and_then(Option::take).is_some() {
-            out.lost(Loss::ParseGap);
+    /// A method, or the end of the channel, in the middle of a content: it will not be whole. Whether the server counted it is not known.
+    pub fn abandon(&mut self, flow: Flow, shared: &mut Shared, out: &mut dyn Sink) {
+        let Some(content) = self.contents.get_mut(flow.index()).and_then(Option::take) else { return };
+        out.lost(Loss::ParseGap);
+        if content.message.travel == Travel::Publish {
+            self.publishes.gap_in_requests(shared, out);
         }
     }
 
@@ -204,7 +206,7 @@ impl Channel {
     pub fn header(&mut self, flow: Flow, body: u64, seen: Seen, shared: &mut Shared, out: &mut dyn Sink) -> bool {
         let Some(Some(content)) = self.contents.get_mut(flow.index()) else { return true };
         if content.left.is_some() {
-            self.abandon(flow, out);
+            self.abandon(flow, shared, out);
             return false;
         }
         content.left = Some(body);
@@ -220,7 +222,7 @@ impl Channel {
     pub fn body(&mut self, flow: Flow, length: u64, seen: Seen, shared: &mut Shared, out: &mut dyn Sink) -> bool {
         let Some(Some(content)) = self.contents.get_mut(flow.index()) else { return true };
         let Some(left) = content.left.and_then(|left| left.checked_sub(length)) else {
-            self.abandon(flow, out);
+            self.abandon(flow, shared, out);
             return false;
         };
         content.left = Some(left);
@@ -273,7 +275,7 @@ impl Channel {
         self.calls.close(seen.last_ns, shared, out);
         self.publishes.close(seen.last_ns, shared, out);
         self.deliveries.close(seen.last_ns, shared, out);
-        self.abandon(Flow::Response, out);
+        self.abandon(Flow::Response, shared, out);
     }
 
     /// Gives a reply code to the call or publish that caused it; false where that cannot be told.
@@ -317,7 +319,7 @@ impl Channel {
     }
 
     pub fn gap(&mut self, flow: Flow, shared: &mut Shared, out: &mut dyn Sink) {
-        self.abandon(flow, out);
+        self.abandon(flow, shared, out);
         self.calls.gap(shared, out);
         match flow {
             Flow::Request => {
@@ -335,8 +337,8 @@ impl Channel {
         self.calls.end(at_ns, shared, out);
         self.publishes.close(at_ns, shared, out);
         self.deliveries.close(at_ns, shared, out);
-        self.abandon(Flow::Request, out);
-        self.abandon(Flow::Response, out);
+        self.abandon(Flow::Request, shared, out);
+        self.abandon(Flow::Response, shared, out);
     }
 }
 

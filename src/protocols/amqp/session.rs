@@ -68,7 +68,7 @@ impl Session {
             return self.of_connection(flow, spec, arguments, seen, out);
         }
         let Some((channel, shared)) = self.channel(number, out) else { return };
-        channel.abandon(flow, out);
+        channel.abandon(flow, shared, out);
         let [first, ..] = arguments.numbers;
         let settlement = |how| Settlement { tag: first, multiple: arguments.bits & 1 != 0 && spec.id != Id::REJECT, how, seen };
         match (spec.id, flow) {

@@ -524,6 +524,22 @@ fn a_missing_publish_loses_what_was_open_and_nothing_is_paired_wrongly() {
 }
 
 #[test]
+fn a_publish_that_is_broken_off_makes_the_numbers_unknown() {
+    let mut talk = confirming();
+    let message = publish(1, "logs", "broken", b"never sent");
+    talk.request(&message[..60]).request(&message[60..message.len() - 18]).request(publish(1, "logs", "key.x", b"x"));
+    talk.response(settle(1, "ack", 2, false));
+    for tag in 3..13 {
+        talk.request(publish(1, "logs", &format!("key.{tag}"), b"x")).response(settle(1, "ack", tag, false));
+    }
+    let mut expected = vec!["basic.publish logs/key.x ack".to_owned()];
+    expected.extend((3..13).map(|tag| format!("basic.publish logs/key.{tag} ack")));
+    assert_eq!(told(&mut talk), expected);
+    assert_eq!(last(&talk).int("messaging.rabbitmq.message.delivery_tag"), Some(12));
+    assert_eq!(talk.seen.losses, [Loss::ParseGap]);
+}
+
+#[test]
 fn a_gap_in_a_body_is_none() {
     let mut talk = confirming();
     let message = publish_with(1, "logs", "key", 0, &[b'x'; 5000], 5000);
