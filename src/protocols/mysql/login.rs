@@ -6,7 +6,10 @@ use super::{
     packets::{self, HEADER, Head, NO_BACKSLASH_ESCAPES, Success},
     record::{Finished, Identity, Outcome},
 };
-use crate::protocols::{At, Sink};
+use crate::{
+    model::Flags,
+    protocols::{At, Sink},
+};
 
 /// Where the conversation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +131,10 @@ impl Mysql {
 
     /// A connection that is refused is an exchange; one that is let in is none.
     fn turned_away(&mut self, outcome: Outcome, first_ns: u64, end_ns: u64, out: &mut dyn Sink) {
+        // Greeted, a client answers: that was missed.
+        let missed = self.stage != Stage::Greeting && self.login.start_ns.is_none();
         let finished = Finished {
+            flags: if missed { Flags::GAP } else { Flags::default() },
             start_ns: self.login.start_ns.unwrap_or(first_ns),
             first_ns: Some(self.login.first_ns.unwrap_or(first_ns)),
             end_ns,

@@ -58,7 +58,7 @@ pub struct Connection {
 impl Finished {
     pub fn write(&self, connection: &Connection, out: &mut dyn Sink) {
         let statement = self.statement.as_deref();
-        let normalised = statement.and_then(|statement| statement.text.get(self.index));
+        let normalised = statement.and_then(|statement| statement.text.get(self.index)).filter(|normalised| !normalised.text.is_empty());
         let resource = normalised.map_or(self.unknown, |normalised| normalised.text);
         let mut flags = self.flags;
         if connection.adopted {

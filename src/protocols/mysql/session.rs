@@ -82,6 +82,8 @@ pub struct Session {
     progress: Progress,
     /// Results that are told once the client's next command confirms them.
     unconfirmed: Vec<Finished>,
+    /// Flags of the last of them once its EOF is seen.
+    last_flags: Flags,
 }
 
 impl Session {
@@ -102,6 +104,7 @@ impl Session {
             pending_text: 0,
             progress: Progress::default(),
             unconfirmed: Vec::new(),
+            last_flags: Flags::default(),
         }
     }
 
@@ -308,6 +311,7 @@ impl Session {
         if let Some(last) = self.unconfirmed.last_mut() {
             last.response_bytes += bytes;
             last.end_ns = end_ns;
+            last.flags = self.last_flags;
         }
     }
 
@@ -377,6 +381,11 @@ impl Session {
         let mut finished = self.finished(request, index, &progress, outcome, end_ns);
         match end {
             End::Rows(_) if !progress.flags.contains(Flags::GAP) => finished.returned = progress.rows,
+            // Perhaps an EOF follows, and perhaps it is missed.
+            End::Prepared if self.eofs.is_none() && self.answer.prepared.is_some_and(|one| one.parameters.max(one.columns) > 0) => {
+                self.last_flags = finished.flags;
+                finished.flags.insert(Flags::TRUNCATED);
+            }
             End::Done(success) => {
                 finished.returned = progress.rows.filter(|_| !progress.flags.contains(Flags::GAP));
                 let changes = matches!(finished.operation, "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD");
