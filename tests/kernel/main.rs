@@ -16,6 +16,7 @@ mod fixtures;
 mod hostile;
 mod http;
 mod lifecycle;
+mod mysql;
 mod namespaces;
 mod postgresql;
 mod recording;

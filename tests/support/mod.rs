@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod dns;
 pub mod exchange;
 pub mod http;
+pub mod mysql;
 pub mod netns;
 pub mod nginx;
 pub mod postgres;

@@ -63,8 +63,8 @@ struct Mysql {
     file_torn: bool,
     /// The last thing that was answered may be followed by an EOF: its number.
     late_eof: Option<u8>,
-    /// The end of rows is searched for.
-    searching: bool,
+    /// Bytes of the answer under way were missed: its end is searched for where it has one that can be told.
+    torn: bool,
     early: Early,
     /// The client's texts have attributes before them, if that is known.
     attributes: Option<bool>,
@@ -85,7 +85,7 @@ impl Mysql {
             file: false,
             file_torn: false,
             late_eof: None,
-            searching: false,
+            torn: false,
             early: Early::default(),
             attributes: None,
             wished: false,
@@ -111,7 +111,7 @@ impl Mysql {
         self.next_sequence = None;
         (self.file, self.file_torn) = (false, false);
         self.late_eof = None;
-        self.searching = false;
+        self.torn = false;
         self.early.clear();
     }
 
@@ -244,6 +244,9 @@ impl Mysql {
         let certain = self.session.certain();
         self.session.ask(request, out);
         self.late_eof = None;
+        if self.session.take_anew() {
+            self.forget_answer();
+        }
         if certain && !self.early.is_empty() {
             self.replay(out);
         }
@@ -269,7 +272,7 @@ impl Mysql {
         if self.server.lost && !self.find_answer(bytes, at, out) {
             // The header of a greeting can come alone.
             let greets = at.call_start && bytes.len() <= HEADER && bytes.get(3).is_none_or(|&sequence| sequence == 0);
-            return if greets && !self.searching { Step::NeedMore } else { Step::Consumed(bytes.len()) };
+            return if greets && !self.torn { Step::NeedMore } else { Step::Consumed(bytes.len()) };
         }
         let mut position = 0;
         loop {
@@ -313,10 +316,10 @@ impl Mysql {
             self.server.lost = false;
             return true;
         }
-        if self.searching {
-            self.session.count(at.first_ns, bytes.len() as u64);
-            if let Some(success) = lane::rows_end(bytes) {
-                self.searching = false;
+        if self.torn {
+            self.session.count((at.first_ns, at.last_ns), bytes.len() as u64);
+            if let Some(success) = lane::rows_end(bytes).filter(|_| self.session.answer.place == Place::Rows) {
+                self.torn = false;
                 self.server.lost = false;
                 self.next_sequence = None;
                 // All of these bytes are accounted for; the next ones begin with a packet.
@@ -374,7 +377,7 @@ impl Mysql {
             return Taken::Refused;
         }
         if self.server.continues {
-            self.session.count(seen_ns.0, total);
+            self.session.count(seen_ns, total);
             self.next_sequence = Some(expected.wrapping_add(1));
             return Taken::Done;
         }
@@ -395,17 +398,17 @@ impl Mysql {
         }
         self.next_sequence = Some(head.sequence.wrapping_add(1));
         match self.session.answer.take(shape, head.length, body) {
-            Part::Inside => self.session.count(seen_ns.0, total),
+            Part::Inside => self.session.count(seen_ns, total),
             Part::End(end) => {
-                self.session.count(seen_ns.0, total);
+                self.session.count(seen_ns, total);
                 self.ended(end, head, seen_ns.1, out);
             }
             Part::File => {
-                self.session.count(seen_ns.0, total);
+                self.session.count(seen_ns, total);
                 self.file = true;
             }
             Part::Stream => {
-                self.session.count(seen_ns.0, total);
+                self.session.count(seen_ns, total);
                 self.session.stream_begins(seen_ns.1, out);
                 self.finish(out);
                 return Taken::Over;
@@ -477,11 +480,10 @@ impl Parser for Mysql {
                 }
             }
             Flow::Response => {
-                let rows = self.session.answer.place == Place::Rows;
                 self.server.lose();
                 self.late_eof = None;
-                self.searching = self.session.gap_in_responses(lost, rows, out);
-                if !self.searching {
+                self.torn = self.session.gap_in_responses(lost, at_ns, out);
+                if !self.torn {
                     self.forget_answer();
                 }
                 self.session.take_restarted();

@@ -49,6 +49,7 @@ pub struct Request {
 #[derive(Clone, Debug, Default)]
 struct Progress {
     first_ns: Option<u64>,
+    last_ns: u64,
     bytes: u64,
     /// Rows of results that belong together.
     rows: Option<u64>,
@@ -76,6 +77,7 @@ pub struct Session {
     /// Answers to come, as far as is known, while unpaired.
     stale: u32,
     last_call_ns: u64,
+    anew: bool,
     restarted: bool,
     pending: VecDeque<Request>,
     pending_text: usize,
@@ -99,6 +101,7 @@ impl Session {
             suspected: false,
             stale: 0,
             last_call_ns: u64::MAX,
+            anew: false,
             restarted: false,
             pending: VecDeque::new(),
             pending_text: 0,
@@ -112,6 +115,13 @@ impl Session {
     pub fn certain(&self) -> bool {
         self.paired && self.assumed == 0
     }
+
+    /// The correspondence began anew with the last command.
+    pub fn take_anew(&mut self) -> bool {
+        std::mem::take(&mut self.anew)
+    }
+
+    /// As [`Session::take_anew`]; and the server's next call begins with a packet.
 
     pub fn take_restarted(&mut self) -> bool {
         std::mem::take(&mut self.restarted)
@@ -141,9 +151,10 @@ impl Session {
         } else if self.pending.is_empty() {
             self.confirm(out);
         } else if !same_call && !self.executes_the_last(&request) {
-            if self.progress.flags.contains(Flags::GAP) && !self.ahead && self.pending.len() == 1 {
+            if self.torn() {
                 // A client that waits goes on: that answer is over, and its end was missed.
-                self.give_up(Loss::ParseGap, out);
+                self.tell(out);
+                self.finish_torn(out);
                 self.restart();
             } else if self.assumed > 0 {
                 self.unpair(Loss::ParseGap, out);
@@ -199,6 +210,7 @@ impl Session {
         self.paired = true;
         self.assumed = CONFIRMATIONS;
         self.restarted = true;
+        self.anew = true;
     }
 
     fn clear(&mut self) {
@@ -259,21 +271,40 @@ impl Session {
         false
     }
 
-    /// Bytes of the server were missed. Returns whether the end of the rows under way may be searched for.
-    pub fn gap_in_responses(&mut self, lost: u64, rows: bool, out: &mut dyn Sink) -> bool {
+    /// Bytes of the server were missed. Returns whether they belong to the only answer that can be under way.
+    pub fn gap_in_responses(&mut self, lost: u64, at_ns: u64, out: &mut dyn Sink) -> bool {
         // A missing answer explains why the client went on.
         self.suspected = false;
         self.stale = 0;
         if !self.paired {
             return false;
         }
-        if rows && self.pending.len() == 1 && !self.ahead {
+        let statements = match self.pending.front() {
+            Some(Request { command: Command::Query, text: Some(text), .. }) => text.text.count().saturating_sub(self.progress.index),
+            _ => 1,
+        };
+        if self.pending.len() == 1 && !self.ahead && statements == 1 {
             self.progress.flags.insert(Flags::GAP);
-            self.progress.bytes += lost;
+            self.count((at_ns, at_ns), lost);
             return true;
         }
         self.unpair(Loss::ParseGap, out);
         false
+    }
+
+    /// Bytes of the only answer under way were missed, its end perhaps with them.
+    fn torn(&self) -> bool {
+        self.progress.flags.contains(Flags::GAP) && !self.ahead && self.pending.len() == 1
+    }
+
+    /// Tells the command whose answer's end was missed: it was answered, nobody knows how.
+    fn finish_torn(&mut self, out: &mut dyn Sink) {
+        if let Some(request) = self.pending.pop_front() {
+            let progress = std::mem::take(&mut self.progress);
+            let mut finished = self.finished(&request, progress.index, &progress, Outcome::Unanswered, progress.last_ns);
+            finished.flags.insert(Flags::TRUNCATED);
+            finished.write(&self.connection, out);
+        }
     }
 
     /// The server began an answer while unpaired.
@@ -300,8 +331,9 @@ impl Session {
     }
 
     /// A packet of the answer to the oldest command.
-    pub fn count(&mut self, first_ns: u64, bytes: u64) {
+    pub fn count(&mut self, (first_ns, last_ns): (u64, u64), bytes: u64) {
         self.progress.first_ns.get_or_insert(first_ns);
+        self.progress.last_ns = last_ns;
         self.progress.bytes += bytes;
     }
 
@@ -486,6 +518,9 @@ impl Session {
         self.tell(out);
         if !self.paired {
             return;
+        }
+        if self.torn() && self.progress.bytes > 0 {
+            self.finish_torn(out);
         }
         while let Some(request) = self.pending.pop_front() {
             let progress = std::mem::take(&mut self.progress);
