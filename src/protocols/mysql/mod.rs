@@ -200,9 +200,8 @@ impl Mysql {
         }
         let Some(&byte) = body.first() else { return if head.length == 0 { Taken::Refused } else { Taken::NeedMore } };
         let Some(command) = Command::of(byte).filter(|command| command.fits(head.length)) else { return Taken::Refused };
-        if body.len() < command.needs(head.length) {
-            return Taken::NeedMore;
-        }
+        // No more than that, so that calls may be cut anywhere without a difference.
+        let Some(body) = body.get(..command.needs(head.length)) else { return Taken::NeedMore };
         // A client that sends commands was let in.
         self.stage = Stage::Commands;
         self.command(command, head, body, seen_ns, Flags::default(), out);

@@ -19,11 +19,14 @@ use crate::{
 /// Open commands kept for a connection.
 const PENDING_LIMIT: usize = 16_384;
 /// Bytes of statement text kept for open commands.
-const PENDING_TEXT_LIMIT: usize = 4 * 1024 * 1024;
+const PENDING_TEXT_LIMIT: usize = 2 * 1024 * 1024;
 /// Round trips that must go by as those of a client that waits, before an exchange of a connection joined late is told at once.
 const CONFIRMATIONS: u8 = 8;
 /// Results kept until they are confirmed.
 const UNCONFIRMED_LIMIT: usize = 1024;
+
+/// More missing bytes than any answer has: the position is wrong, and so would the answer's length be.
+const LOST_MAX: u64 = 1 << 40;
 
 const UNKNOWN_STATEMENT: &str = "<prepared statement, text unknown>";
 const BEYOND_TEXT: &str = "<statement beyond the captured text>";
@@ -254,7 +257,7 @@ impl Session {
 
     /// Bytes of the client were missed. Returns whether what is asked stays known.
     pub fn gap_in_requests(&mut self, lost: u64, at_ns: u64, file: bool, out: &mut dyn Sink) -> bool {
-        if self.paired && file && self.pending.len() == 1 {
+        if self.paired && file && self.pending.len() == 1 && lost < LOST_MAX {
             self.add(lost);
             self.progress.flags.insert(Flags::GAP);
             return true;
@@ -283,7 +286,7 @@ impl Session {
             Some(Request { command: Command::Query, text: Some(text), .. }) => text.text.count().saturating_sub(self.progress.index),
             _ => 1,
         };
-        if self.pending.len() == 1 && !self.ahead && statements == 1 {
+        if self.pending.len() == 1 && !self.ahead && statements == 1 && lost < LOST_MAX {
             self.progress.flags.insert(Flags::GAP);
             self.count((at_ns, at_ns), lost);
             return true;
@@ -334,7 +337,7 @@ impl Session {
     pub fn count(&mut self, (first_ns, last_ns): (u64, u64), bytes: u64) {
         self.progress.first_ns.get_or_insert(first_ns);
         self.progress.last_ns = last_ns;
-        self.progress.bytes += bytes;
+        self.progress.bytes = self.progress.bytes.saturating_add(bytes);
     }
 
     /// An EOF behind definitions of which it was not known that it would come.

@@ -9,6 +9,8 @@ use crate::protocols::sql::{Dialect, Text};
 
 /// Prepared statements remembered for a connection.
 const STATEMENTS_LIMIT: usize = 1024;
+/// Bytes of their texts remembered.
+const TEXTS_LIMIT: usize = 2 * 1024 * 1024;
 /// Buffers kept for use again.
 const SPARE_LIMIT: usize = 8;
 /// Longest text kept as it was, when the user asked for that.
@@ -66,6 +68,8 @@ pub struct Statements {
     /// Whether a backslash escapes in literals; learned from the status in the server's answers.
     pub escapes: Option<bool>,
     prepared: HashMap<u32, Entry, FixedState>,
+    /// Bytes of the texts of `prepared`.
+    held: usize,
     /// What was prepared last: a client may execute it before it knows its number.
     last: Option<Arc<Statement>>,
     spare: Vec<Arc<Statement>>,
@@ -112,9 +116,10 @@ impl Statements {
     /// A statement was prepared; without `id` the server refused it.
     pub fn add(&mut self, id: Option<u32>, statement: Option<Arc<Statement>>) {
         if let Some(id) = id {
+            self.remove(id);
             self.make_room();
-            let old = self.prepared.insert(id, Entry { statement: statement.clone(), long_bytes: 0 });
-            self.recycle(old.and_then(|entry| entry.statement));
+            self.held += statement.as_ref().map_or(0, |statement| statement.size());
+            self.prepared.insert(id, Entry { statement: statement.clone(), long_bytes: 0 });
         }
         let old = std::mem::replace(&mut self.last, statement);
         self.recycle(old);
@@ -122,11 +127,13 @@ impl Statements {
 
     pub fn remove(&mut self, id: u32) {
         let old = self.prepared.remove(&id).and_then(|entry| entry.statement);
+        self.held = self.held.saturating_sub(old.as_ref().map_or(0, |statement| statement.size()));
         self.recycle(old);
     }
 
     pub fn clear(&mut self) {
         self.prepared.clear();
+        self.held = 0;
         self.last = None;
     }
 
@@ -141,12 +148,12 @@ impl Statements {
         self.prepared.get_mut(&id).map_or(0, |entry| std::mem::take(&mut entry.long_bytes))
     }
 
-    /// Forgets a statement when there are too many; which one does not matter.
+    /// Forgets statements when there are too many; which ones does not matter.
     fn make_room(&mut self) {
-        if self.prepared.len() >= STATEMENTS_LIMIT
+        while (self.prepared.len() >= STATEMENTS_LIMIT || self.held > TEXTS_LIMIT)
             && let Some(&id) = self.prepared.keys().next()
         {
-            self.prepared.remove(&id);
+            self.remove(id);
         }
     }
 }
