@@ -125,7 +125,6 @@ impl Session {
     }
 
     /// As [`Session::take_anew`]; and the server's next call begins with a packet.
-
     pub fn take_restarted(&mut self) -> bool {
         std::mem::take(&mut self.restarted)
     }
