@@ -84,6 +84,10 @@ pub struct Entry {
     pub answered: bool,
     pub request_done: bool,
     pub response_done: bool,
+    /// By flow: the content's length as the head announces it.
+    pub announced: [Option<u64>; 2],
+    /// By flow: how much of the wire was content could not be seen everywhere.
+    pub estimated: [bool; 2],
     /// By flow: the end of the message may have been missed.
     pub doubt: [bool; 2],
 }
@@ -112,6 +116,7 @@ impl Entry {
     pub fn ask(&mut self, head: &mut Head, start_ns: u64, raw: bool, attributes: bool) {
         self.asked = true;
         self.start_ns = start_ns;
+        self.announced = [head.length(), None];
         if self.is_call || head.get(Name::ContentType).is_some_and(grpc::is_grpc) {
             self.ask_call(head, start_ns, raw, attributes);
             return;
@@ -194,6 +199,33 @@ impl Entry {
         self.status.is_some()
     }
 
+    /// Content that is still to come in this flow.
+    pub fn remaining(&self, flow: Flow) -> Option<u64> {
+        let body = if flow == Flow::Request { self.request_body } else { self.response_body };
+        self.announced.get(flow.index()).copied().flatten()?.checked_sub(body)
+    }
+
+    pub fn is_done(&self, flow: Flow) -> bool {
+        if flow == Flow::Request { self.request_done } else { self.response_done }
+    }
+
+    /// A message whose end was seen had as much content as it announced.
+    pub fn settle_lengths(&mut self) {
+        for flow in [Flow::Request, Flow::Response] {
+            if !self.estimated.get(flow.index()).is_some_and(|estimated| *estimated) {
+                continue;
+            }
+            let body = match self.announced.get(flow.index()).copied().flatten() {
+                Some(announced) if self.is_done(flow) => announced,
+                _ => {
+                    self.flags.insert(Flags::TRUNCATED);
+                    0
+                }
+            };
+            if flow == Flow::Request { self.request_body = body } else { self.response_body = body }
+        }
+    }
+
     /// The status is known, whatever else may have been missed.
     pub fn is_certain(&self) -> bool {
         match &self.call {
@@ -207,8 +239,10 @@ impl Entry {
         self.request.get(Name::Method) == Some(b"CONNECT") && self.status.is_some_and(|status| (200..300).contains(&status))
     }
 
+    /// Tells `out` of the exchange.
     pub fn emit(&mut self, ending: Ending, adopted: bool, raw: bool, out: &mut dyn Sink) {
         let cut = !(self.request_done && self.response_done);
+        self.settle_lengths();
         let mut flags = self.flags;
         if adopted {
             flags.insert(Flags::ADOPTED);

@@ -41,7 +41,7 @@ impl Fields for Head {
         }
         let Some(span) = self.spans.get_mut(name as usize).filter(|span| name.is_read() && !span.present) else { return };
         let kept = value.get(..limit(name)).unwrap_or(value);
-        // Thirteen fields of a kilobyte at most.
+        // Fourteen fields of a kilobyte at most.
         let begin = self.text.len() as u16;
         self.text.extend_from_slice(kept);
         *span = Span { begin, end: self.text.len() as u16, present: true, whole: whole && kept.len() == value.len() };
@@ -94,6 +94,15 @@ impl Head {
     /// A pseudo-field that only requests have.
     pub fn is_request(&self) -> bool {
         [Name::Method, Name::Path, Name::Authority, Name::Scheme].into_iter().any(|name| self.get(name).is_some())
+    }
+
+    /// content-length
+    pub fn length(&self) -> Option<u64> {
+        let digits = self.get(Name::ContentLength).filter(|digits| !digits.is_empty())?;
+        digits.iter().try_fold(0_u64, |length, byte| {
+            let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+            length.checked_mul(10)?.checked_add(digit)
+        })
     }
 
     /// `:status`, when it is one.

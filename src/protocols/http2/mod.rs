@@ -5,6 +5,7 @@
 #![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used))]
 
+mod bulk;
 mod entry;
 mod frame;
 mod head;
@@ -15,6 +16,7 @@ mod streams;
 mod tests;
 
 use self::{
+    bulk::Bulk,
     frame::{Chain, END_HEADERS, END_STREAM, HEAD, Kind, PREFACE},
     session::{Block, Session},
 };
@@ -74,6 +76,8 @@ enum Place {
         padding: u64,
         end: bool,
     },
+    /// Not seen, but of one body: see [`bulk`].
+    Unseen(Bulk),
     /// Not known: frames are looked for where calls begin.
     Lost,
 }
@@ -94,6 +98,8 @@ struct Lane {
     fragments: Vec<u8>,
     /// A whole frame was seen.
     understood: bool,
+    /// The body under way.
+    body: Option<Bulk>,
 }
 
 /// What was done with the bytes at the front.
@@ -107,6 +113,8 @@ enum Taken {
     NotMine,
     /// They are no frame.
     Malformed,
+    /// They are of an unknown place after all.
+    Again,
 }
 
 struct Http2 {
@@ -119,7 +127,7 @@ struct Http2 {
 
 impl Http2 {
     fn new(opening: Opening) -> Self {
-        let lane = |place| Lane { place, waiting: None, unfinished: None, fragments: Vec::new(), understood: false };
+        let lane = |place| Lane { place, waiting: None, unfinished: None, fragments: Vec::new(), understood: false, body: None };
         let (request, response) = if opening.adopted { (Place::Lost, Place::Lost) } else { (Place::Preface, Place::Frame) };
         Self { lanes: [lane(request), lane(response)], session: Session::new(opening), adopted: opening.adopted, wished: false }
     }
@@ -147,6 +155,7 @@ impl Http2 {
         let lane = self.lane(flow);
         lane.waiting = None;
         lane.unfinished = None;
+        lane.body = None;
         let lost_already = lane.place == Place::Lost;
         lane.place = Place::Lost;
         lane.understood = true;
@@ -203,12 +212,13 @@ impl Http2 {
                 Taken::NeedMore if done == 0 => return Step::NeedMore,
                 Taken::NeedMore => return Step::Consumed(done),
                 Taken::NotMine => return Step::NotMine,
+                Taken::Again => return self.search(flow, rest, at, out),
                 Taken::Malformed => {
                     self.lose(flow, out);
                     return Step::Consumed(bytes.len());
                 }
             }
-            if at.first_ns != at.last_ns {
+            if at.first_ns != at.last_ns && done > 0 {
                 return Step::Consumed(done);
             }
         }
@@ -220,6 +230,7 @@ impl Http2 {
             Place::Messages { stream, body, padding, end } => self.messages(flow, (stream, body, padding, end), bytes, at, out),
             Place::Passed(rest) => Taken::Skip { head: 0, body: rest },
             Place::Data { wire, .. } => Taken::Skip { head: 0, body: wire },
+            Place::Unseen(bulk) => self.look_for_body(flow, bulk, bytes, at, out),
             Place::Preface | Place::Frame | Place::Lost => self.frame(flow, bytes, at, out),
         }
     }
@@ -283,6 +294,8 @@ impl Http2 {
             }
             return Taken::Bytes(begin);
         }
+        let bulk = Bulk::seen(self.lane(flow).body, stream, head.length);
+        self.lane(flow).body = (!end).then_some(bulk);
         if bytes.len() as u64 >= head.wire() {
             self.session.data(flow, stream, head.wire(), body, at, out);
             if end {
@@ -453,6 +466,18 @@ impl Http2 {
             // What is left of a frame that was missed in part is missed, too.
             (Place::Passed(rest), _) if lost <= rest => {
                 self.lane(flow).place = if lost < rest { Place::Passed(rest - lost) } else { Place::Frame };
+                true
+            }
+            (Place::Frame, None) => {
+                let only = self.session.only_unfinished(flow);
+                match self.lane(flow).body.filter(|body| Some(body.stream) == only) {
+                    Some(body) => self.unseen(flow, body.and(lost), at, out),
+                    None => return false,
+                }
+                true
+            }
+            (Place::Unseen(body), _) => {
+                self.unseen(flow, body.and(lost), at, out);
                 true
             }
             _ => false,

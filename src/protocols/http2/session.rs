@@ -331,6 +331,8 @@ impl Session {
         let trailers = status.is_none() && entry.answered;
         if !trailers && !entry.has_status() {
             entry.answer(status, block.first_ns);
+            let [_, announced] = &mut entry.announced;
+            *announced = head.length();
         }
         let at = At { first_ns: block.first_ns, last_ns, call_start: false };
         if let Some(call) = entry.call() {
@@ -371,6 +373,28 @@ impl Session {
                 entry.end_ns = at.last_ns;
                 entry.answer_unseen(at.first_ns);
             }
+        }
+    }
+
+    /// The stream, if it is the only one of which more is to come in this flow, and nothing but its content can be.
+    pub fn only_unfinished(&mut self, flow: Flow) -> Option<u32> {
+        let mut unfinished = self.streams.each().filter(|entry| !entry.is_done(flow));
+        let only = unfinished.next()?;
+        let plain = only.asked && !only.is_call && (flow == Flow::Request || only.has_status());
+        let stream = only.stream;
+        (plain && unfinished.next().is_none()).then_some(stream)
+    }
+
+    /// Content of a stream that is still to come in this flow.
+    pub fn remaining(&mut self, flow: Flow, stream: u32) -> Option<u64> {
+        self.streams.get(stream)?.remaining(flow)
+    }
+
+    /// As [`Session::data`], where nobody saw how many frames it was.
+    pub fn unseen_data(&mut self, flow: Flow, stream: u32, wire: u64, body: u64, at: At, out: &mut dyn Sink) {
+        self.data(flow, stream, wire, body, at, out);
+        if let Some(estimated) = self.streams.get(stream).and_then(|entry| entry.estimated.get_mut(flow.index())) {
+            *estimated = true;
         }
     }
 

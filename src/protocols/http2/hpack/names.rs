@@ -19,6 +19,7 @@ pub enum Name {
     UserAgent,
     Traceparent,
     ContentType,
+    ContentLength,
     GrpcTimeout,
     GrpcStatus,
     GrpcMessage,
@@ -27,7 +28,7 @@ pub enum Name {
 impl Name {
     pub const COUNT: usize = Name::GrpcMessage as usize + 1;
     /// The longest of the names below.
-    pub const LONGEST: usize = 12;
+    pub const LONGEST: usize = 14;
 
     pub fn of(name: &[u8]) -> Self {
         match name {
@@ -41,6 +42,7 @@ impl Name {
             b"user-agent" => Name::UserAgent,
             b"traceparent" => Name::Traceparent,
             b"content-type" => Name::ContentType,
+            b"content-length" => Name::ContentLength,
             b"grpc-timeout" => Name::GrpcTimeout,
             b"grpc-status" => Name::GrpcStatus,
             b"grpc-message" => Name::GrpcMessage,
@@ -74,6 +76,7 @@ pub fn static_entry(index: u32) -> (Name, &'static [u8]) {
         12 => (Name::Status, b"400"),
         13 => (Name::Status, b"404"),
         14 => (Name::Status, b"500"),
+        28 => (Name::ContentLength, b""),
         31 => (Name::ContentType, b""),
         38 => (Name::Host, b""),
         58 => (Name::UserAgent, b""),

@@ -342,3 +342,47 @@ fn what_is_not_http_2_is_refused() {
     talk.request([super::super::PREFACE.as_slice(), &get(1, "/")].concat());
     assert!(talk.refused(), "settings come first");
 }
+
+#[test]
+fn frames_of_a_body_beyond_the_capture_are_passed_over_while_nothing_else_can_be_there() {
+    for (announced, ends_apart) in [(true, false), (true, true), (false, false)] {
+        let head = [fields(&[(":status", "200")]), kept(&[("content-type", "text/plain")]), fields(&[("content-length", "200000")])];
+        let head = frame(HEADERS, END_HEADERS, 1, if announced { head.concat() } else { head[..2].concat() });
+        let mut body = Vec::new();
+        for _ in 0..12 {
+            body.extend(frame(DATA, 0, 1, vec![b'x'; 16_384]));
+        }
+        body.extend(frame(DATA, if ends_apart { 0 } else { END_STREAM }, 1, vec![b'x'; 200_000 - 12 * 16_384]));
+        if ends_apart {
+            body.extend(frame(DATA, END_STREAM, 1, []));
+        }
+        let whole = [head, body].concat();
+        let mut talk = opened();
+        talk.request(get(1, "/large"));
+        // Calls of which half is carried; frames begin anywhere in them.
+        for call in whole.chunks(65_536) {
+            talk.cut_call(Flow::Response, &call[..call.len().min(32_768)], call.len() as u64);
+        }
+        let last = frame(HEADERS, END_STREAM | END_HEADERS, 3, [&[0x88, 0xbe][..]].concat());
+        talk.request(get(3, "/next")).response(&last).close();
+        assert_eq!(talk.summaries(), ["GET /large 200", "GET /next 200"]);
+        assert_eq!((talk.seen.losses.as_slice(), talk.seen.exchanges[1].flags), (&[][..], Flags::default()));
+        let large = &talk.seen.exchanges[0];
+        assert_eq!(large.response_bytes, whole.len() as u64);
+        assert_eq!(large.int("http.response.body.size"), announced.then_some(200_000));
+        assert_eq!(large.flags, if announced { Flags::default() } else { Flags::TRUNCATED });
+    }
+}
+
+#[test]
+fn a_hole_in_a_body_beside_other_streams_is_a_loss() {
+    let mut talk = opened();
+    talk.request([get(1, "/large"), get(3, "/other")].concat());
+    talk.response(frame(HEADERS, END_HEADERS, 1, fields(&[(":status", "200")])));
+    let body = [frame(DATA, 0, 1, vec![b'x'; 1000]), frame(DATA, 0, 1, vec![b'x'; 1000]), answer(3, "404")].concat();
+    talk.cut_call(Flow::Response, &body[..500], body.len() as u64);
+    talk.response(frame(DATA, END_STREAM, 1, "x")).close();
+    assert_eq!(talk.summaries(), ["GET /large 200"]);
+    assert_eq!(talk.seen.exchanges[0].flags, Flags::GAP | Flags::TRUNCATED);
+    assert_eq!(talk.seen.losses, [Loss::ParseGap; 2]);
+}
