@@ -15,6 +15,7 @@ mod failures;
 mod fixtures;
 mod hostile;
 mod http;
+mod http2;
 mod lifecycle;
 mod mysql;
 mod namespaces;

@@ -8,6 +8,7 @@ pub mod dns;
 pub mod exchange;
 pub mod http;
 pub mod mysql;
+pub mod http2;
 pub mod netns;
 pub mod nginx;
 pub mod postgres;

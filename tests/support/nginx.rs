@@ -27,12 +27,21 @@ impl Nginx {
         Self::start_with(&["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "[::1]"], Command::new("nginx"))
     }
 
+    /// Speaks HTTP/2 to clients that know it does, and HTTP/1 to nobody.
+    pub fn start_http2() -> Self {
+        Self::start_listening(&["127.0.0.1"], "http2", Command::new("nginx"))
+    }
+
     /// `command` starts nginx; a namespace or a cgroup may come before it.
-    pub fn start_with(addresses: &[&str], mut command: Command) -> Self {
+    pub fn start_with(addresses: &[&str], command: Command) -> Self {
+        Self::start_listening(addresses, "", command)
+    }
+
+    fn start_listening(addresses: &[&str], protocol: &str, mut command: Command) -> Self {
         let directory = TempDir::with_prefix("remora-nginx-").expect("make a directory");
         let port = free_port();
         let root = directory.path().display();
-        let listen: String = addresses.iter().map(|address| format!("listen {address}:{port} backlog=4096;\n")).collect();
+        let listen: String = addresses.iter().map(|address| format!("listen {address}:{port} {protocol} backlog=4096;\n")).collect();
         let configuration = format!(
             "daemon off; user root; worker_processes 2; worker_rlimit_nofile 16384; pid {root}/pid; error_log {root}/error.log;
             events {{ worker_connections 8192; }}
