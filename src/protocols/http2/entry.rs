@@ -78,6 +78,10 @@ pub struct Entry {
     pub response_body: u64,
     status: Option<u16>,
     pub flags: Flags,
+    /// It may be a call of gRPC: the type of its content could not be read yet.
+    undecided: bool,
+    /// Its last words could not be read; of a call of gRPC they would be its status.
+    unclear: bool,
     /// The request's head was seen.
     pub asked: bool,
     /// The final response has begun.
@@ -127,6 +131,8 @@ impl Entry {
         if head.incomplete && unknown && !(connect && named) {
             self.flags.insert(Flags::TRUNCATED);
         }
+        let method = head.get(Name::Method);
+        self.undecided = head.incomplete && head.get(Name::ContentType).is_none() && method.is_none_or(|method| method == b"POST");
         head.make_text();
         std::mem::swap(&mut self.request, head);
         if !connect && !self.request.is_whole(Name::Path) && !self.request.text(Name::Path).contains(['?', '#']) {
@@ -185,6 +191,19 @@ impl Entry {
         if status.is_none() {
             self.flags.insert(Flags::TRUNCATED);
         }
+    }
+
+    /// What a head or trailer of the response, the `last` or not, tells of whether this is a call of gRPC.
+    pub fn judge_type(&mut self, head: &Head, last: bool) {
+        if head.get(Name::ContentType).is_some() || (last && !head.incomplete) {
+            self.undecided = false;
+        }
+        self.unclear |= last && head.incomplete;
+    }
+
+    /// Nothing true can be said: as a call of gRPC it would have another status.
+    pub fn is_obscure(&self, ending: Ending) -> bool {
+        self.undecided && !self.is_call && (self.unclear || ending != Ending::Whole)
     }
 
     /// The final response has begun, but nobody saw how.

@@ -119,8 +119,11 @@ impl Session {
         self.decoder(flow).forget();
         self.continuous &= flow != Flow::Request;
         for entry in self.streams.each() {
-            let done = if flow == Flow::Request { entry.request_done } else { entry.response_done };
-            if !done {
+            if !entry.response_done {
+                // Of either side a reset may have been missed.
+                entry.flags.insert(Flags::GAP);
+            }
+            if !entry.is_done(flow) {
                 entry.flags.insert(Flags::GAP | Flags::TRUNCATED);
                 if let Some(doubt) = entry.doubt.get_mut(flow.index()) {
                     *doubt = true;
@@ -327,6 +330,7 @@ impl Session {
         if told && !entry.is_call {
             entry.turn_into_call(raw, attributes, last_ns);
         }
+        entry.judge_type(head, block.end);
         // A head without status is the trailer, if the response has begun.
         let trailers = status.is_none() && entry.answered;
         if !trailers && !entry.has_status() {
@@ -496,6 +500,10 @@ impl Session {
         let (adopted, raw) = (self.adopted, self.raw);
         if let Some(entry) = self.streams.entry(slot) {
             entry.end_ns = end_ns;
+            if entry.is_obscure(ending) {
+                out.lost(Loss::ParseGap);
+                return self.remove(slot);
+            }
             entry.emit(ending, adopted, raw, out);
         }
         self.remove(slot);

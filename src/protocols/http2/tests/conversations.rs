@@ -386,3 +386,69 @@ fn a_hole_in_a_body_beside_other_streams_is_a_loss() {
     assert_eq!(talk.seen.exchanges[0].flags, Flags::GAP | Flags::TRUNCATED);
     assert_eq!(talk.seen.losses, [Loss::ParseGap; 2]);
 }
+
+#[test]
+fn a_call_of_grpc_is_counted_message_by_message_however_its_frames_are_cut() {
+    let message = [&[0, 0, 0, 0, 100][..], &[b'm'; 100]].concat();
+    let mut talk = opened();
+    let asked = [request_fields("POST", "/shop.Cart/Get"), fields(&[("content-type", "application/grpc+proto")])].concat();
+    talk.request(frame(HEADERS, END_HEADERS, 1, asked));
+    let messages = message.repeat(3);
+    talk.request(frame(DATA, 0, 1, &messages[..7])).request(frame(DATA, PADDED, 1, [&[2], &messages[7..250], &[0, 0]].concat()));
+    talk.request([frame(DATA, 0, 1, &messages[250..]), frame(DATA, END_STREAM, 1, [])].concat());
+    let head = frame(HEADERS, END_HEADERS, 1, fields(&[(":status", "200"), ("content-type", "application/grpc+proto")]));
+    talk.response(&head);
+    // A message of which the kernel carried no more than the begin.
+    let large = frame(DATA, 0, 1, [&[0, 0, 0, 0x3a, 0x98][..], &[b'm'; 15_000]].concat());
+    talk.cut_call(Flow::Response, &large[..100], large.len() as u64);
+    let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, fields(&[("grpc-status", "5"), ("grpc-message", "secret")]));
+    talk.response(&trailers);
+    let call = one(&talk);
+    assert_eq!((call.summary().as_str(), call.error, call.flags), ("Get /shop.Cart/Get 5", true, Flags::default()));
+    assert_eq!((call.int("rpc.request.message_count"), call.int("rpc.response.message_count")), (Some(3), Some(1)));
+    assert_eq!(call.response_bytes, (head.len() + large.len() + trailers.len()) as u64);
+    assert!(!format!("{call:?}").contains("secret") && talk.seen.losses.is_empty());
+}
+
+#[test]
+fn only_the_trailers_may_tell_a_late_joiner_that_a_stream_is_a_call_of_grpc() {
+    let mut talk = Conversation::adopted(parser, 0);
+    // The type of the content was inserted before.
+    talk.request(frame(HEADERS, END_HEADERS, 9, [request_fields("POST", "/a.B/C"), vec![0xbe]].concat()));
+    talk.response(frame(HEADERS, END_HEADERS, 9, [0x88, 0xbe]));
+    talk.request(frame(DATA, END_STREAM, 9, b"\0\0\0\0\0")).response(frame(DATA, 0, 9, b"\0\0\0\0\0"));
+    talk.response(frame(HEADERS, END_HEADERS | END_STREAM, 9, fields(&[("grpc-status", "7")])));
+    let call = one(&talk);
+    assert_eq!((call.summary().as_str(), call.text("rpc.system")), ("C /a.B/C 7", Some("grpc")));
+    assert!(call.flags.contains(Flags::TRUNCATED), "its messages were not counted");
+    // Neither head nor trailers can be read: whether 200 is its status cannot be known.
+    let mut talk = Conversation::adopted(parser, 0);
+    talk.request(frame(HEADERS, END_HEADERS | END_STREAM, 9, [request_fields("POST", "/a.B/C"), vec![0xbe]].concat()));
+    talk.response(frame(HEADERS, END_HEADERS, 9, [0x88, 0xbe])).response(frame(HEADERS, END_HEADERS | END_STREAM, 9, [0xbf])).close();
+    assert_eq!((talk.summaries().len(), talk.seen.losses.as_slice()), (0, &[Loss::ParseGap][..]));
+}
+
+#[test]
+fn secrets_stay_inside_and_a_query_leaves_only_when_it_is_asked_for() {
+    let secret = "hunter2";
+    let request = [
+        fields(&[(":method", "GET"), (":scheme", "http"), (":path", "/a?token=hunter2#hunter2"), (":authority", "me:hunter2@shop")]),
+        kept(&[("authorization", secret), ("cookie", secret), ("x-api-key", secret), ("referer", secret), ("content-type", secret)]),
+    ]
+    .concat();
+    let answer = kept(&[(":status", "200"), ("set-cookie", secret), ("location", secret), ("www-authenticate", secret)]);
+    for raw in [false, true] {
+        let open: fn(Opening) -> Box<dyn crate::protocols::Parser> =
+            if raw { |opening| parser(Opening { raw: true, ..opening }) } else { parser };
+        let mut talk = Conversation::opened(open);
+        talk.request([super::super::PREFACE.as_slice(), &settings()].concat()).response(settings());
+        talk.request(frame(HEADERS, END_HEADERS, 1, &request)).request(frame(DATA, 0, 1, secret));
+        talk.request(frame(HEADERS, END_HEADERS | END_STREAM, 1, fields(&[("x-trailer", secret)])));
+        talk.response(frame(HEADERS, END_HEADERS, 1, &answer)).response(frame(DATA, END_STREAM, 1, secret));
+        talk.request(frame(GOAWAY, 0, 0, [&[0; 8][..], secret.as_bytes()].concat())).close();
+        let told = format!("{:?}", one(&talk));
+        assert_eq!(told.matches(secret).count(), usize::from(raw), "{told}");
+        assert_eq!(one(&talk).text("url.query"), raw.then_some("token=hunter2"));
+        assert_eq!(one(&talk).text("server.address"), Some("shop"));
+    }
+}

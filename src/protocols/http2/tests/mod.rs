@@ -1,6 +1,7 @@
 //! Conversations, recorded and made up, and what becomes of them.
 
 mod conversations;
+mod golden;
 
 use super::parser;
 use crate::protocols::testing::Conversation;
