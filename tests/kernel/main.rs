@@ -26,4 +26,5 @@ mod redis;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod upgrades;
 mod websocket;

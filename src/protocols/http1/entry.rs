@@ -6,9 +6,9 @@ use super::head::{self, KNOWN_METHODS, MAX_METHOD, RequestHead, Upgrade};
 use crate::{
     model::{Exchange, Flags, Protocol, Value},
     protocols::{
-        At, Sink,
+        At, Opening, Parser, Sink,
         grpc::{Carried, web::Web},
-        websocket,
+        http2, websocket,
     },
 };
 
@@ -190,6 +190,28 @@ impl Entry {
             start_ns: self.end_ns,
             flags: if adopted { Flags::ADOPTED } else { Flags::default() },
         }
+    }
+
+    /// The parser that answers this request by HTTP/2, as its first stream.
+    pub fn http2(&self, opening: Opening) -> Box<dyn Parser> {
+        let (host, user_agent, traceparent) = (self.text(2), self.text(3), self.text(4));
+        let authority = match self.port {
+            Some(port) if host.contains(':') => format!("[{host}]:{port}"),
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let sent = |text| Some(str::as_bytes(text)).filter(|text| !text.is_empty());
+        let request = http2::UpgradedRequest {
+            method: self.text(0).as_bytes(),
+            path: self.text(1).as_bytes(),
+            authority: sent(&authority),
+            user_agent: sent(user_agent),
+            traceparent: sent(traceparent),
+            start_ns: self.start_ns,
+            request_bytes: self.request_bytes,
+            request_body: self.request_body,
+        };
+        http2::upgraded(opening, request)
     }
 
     /// The call of gRPC-Web that this is; `None` when it is plain HTTP.

@@ -31,13 +31,19 @@ pub enum Framing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upgrade {
     Websocket,
+    /// HTTP/2 without TLS (RFC 7540 section 3.2; RFC 9113 has no use for it any more, clients do).
+    H2c,
     Other,
 }
 
 impl Upgrade {
     fn of(value: &[u8]) -> Self {
         let named = |name: &[u8]| value.split(|&byte| byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(name));
-        if named(b"websocket") { Upgrade::Websocket } else { Upgrade::Other }
+        match () {
+            () if named(b"websocket") => Upgrade::Websocket,
+            () if named(b"h2c") => Upgrade::H2c,
+            () => Upgrade::Other,
+        }
     }
 }
 

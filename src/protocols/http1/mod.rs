@@ -198,7 +198,7 @@ impl Http1 {
         // A client may speak the next protocol before the server has agreed to it.
         let asked = self.pairing.last_asked().filter(|_| flow == Flow::Request);
         let early = matches!(asked, Some(Kind::Connect | Kind::Upgrade(_)));
-        if matches!(asked, Some(Kind::Upgrade(Upgrade::Websocket))) && bytes.len() <= MAX_EARLY {
+        if matches!(asked, Some(Kind::Upgrade(Upgrade::Websocket | Upgrade::H2c))) && bytes.len() <= MAX_EARLY {
             return Step::NeedMore;
         }
         if early {
@@ -261,8 +261,9 @@ impl Http1 {
         }
         self.pairing.response_head(head, length, at, out);
         if Entry::switches(kind, head.status) {
-            if kind == Some(Kind::Upgrade(Upgrade::Websocket)) && self.hand_over(bytes, out) {
-                self.pairing.response_end(Some(at.last_ns), out);
+            if let Some(Kind::Upgrade(asked)) = kind
+                && self.hand_over(asked, bytes, at, out)
+            {
                 return Step::Consumed(length);
             }
             self.pairing.response_end(Some(at.last_ns), out);
@@ -325,11 +326,22 @@ impl Http1 {
         self.content_done(flow, passed, left, chunk, at_ns, out);
     }
 
-    /// The server agreed to another protocol, and it has a parser.
-    fn hand_over(&mut self, bytes: &[u8], out: &mut dyn Sink) -> bool {
-        let agreed = head::agreed_upgrade(bytes) == Some(Upgrade::Websocket) && self.place(Flow::Request) == Place::Head;
-        let Some(entry) = self.pairing.upgraded().filter(|_| agreed) else { return false };
-        self.successor = Some(websocket::upgraded(entry.websocket(self.adopted)));
+    /// The server agreed to another protocol; whether that has a parser.
+    fn hand_over(&mut self, asked: Upgrade, bytes: &[u8], at: At, out: &mut dyn Sink) -> bool {
+        let agreed = head::agreed_upgrade(bytes).filter(|agreed| *agreed == asked && self.place(Flow::Request) == Place::Head);
+        let Some(entry) = self.pairing.upgraded() else { return false };
+        match agreed {
+            Some(Upgrade::Websocket) => {
+                self.successor = Some(websocket::upgraded(entry.websocket(self.adopted)));
+                self.pairing.response_end(Some(at.last_ns), out);
+            }
+            Some(Upgrade::H2c) => {
+                let opening = Opening { adopted: self.adopted, raw: self.raw, ..Opening::default() };
+                self.successor = Some(entry.http2(opening));
+                self.pairing.hand_over();
+            }
+            Some(Upgrade::Other) | None => return false,
+        }
         out.capture(Capture::Full);
         true
     }

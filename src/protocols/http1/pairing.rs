@@ -118,6 +118,12 @@ impl Pairing {
         self.entries.front().map(|entry| &**entry).filter(|entry| alone && entry.request_done && !entry.held)
     }
 
+    /// The request of the response under way is answered by another protocol, which reports it.
+    pub fn hand_over(&mut self) {
+        self.entries.clear();
+        (self.asked, self.answered, self.answering) = (0, 0, false);
+    }
+
     /// Requests without a final response.
     pub fn has_open_requests(&self) -> bool {
         self.asked > self.answered

@@ -158,6 +158,27 @@ fn leaves_upgraded_and_tunnelled_connections_alone() {
 }
 
 #[test]
+fn hands_a_connection_that_agreed_on_http2_over_and_reports_its_request_once() {
+    let asked = "GET /first?token=secret HTTP/1.1\r\nHost: [::1]:8080\r\nUser-Agent: curl/8\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                 Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+    let agreed = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    // HEADERS that end their stream: :status 200 and 404; GET of /, by the static table.
+    let (ok, missing) = (b"\0\0\x01\x01\x05\0\0\0\x01\x88", b"\0\0\x01\x01\x05\0\0\0\x03\x8d");
+    let next = b"\0\0\x03\x01\x05\0\0\0\x03\x82\x84\x86";
+    let mut talk = opened();
+    talk.at(10_000).request(asked).response([agreed.as_bytes(), settings].concat());
+    talk.request([&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat()).response(ok);
+    talk.request(next).response(missing).close();
+    assert_eq!(talk.summaries(), ["GET /first 200", "GET / 404"]);
+    let first = &talk.seen.exchanges[0];
+    assert_eq!((first.start_ns, first.text("network.protocol.version")), (10_000, Some("2")));
+    assert_eq!((first.text("server.address"), first.int("server.port")), (Some("::1"), Some(8080)));
+    assert_eq!(first.text("user_agent.original"), Some("curl/8"));
+    assert!(talk.seen.losses.is_empty() && !talk.refused());
+}
+
+#[test]
 fn leaves_a_tunnel_alone_whose_request_was_reported_late() {
     let mut talk = opened();
     talk.response("HTTP/1.1 200 Connection established\r\n\r\n").request("CONNECT db:443 HTTP/1.1\r\n\r\n");
