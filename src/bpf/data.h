@@ -74,13 +74,13 @@ static __always_inline struct wish read_wish(const struct conn *conn, bool sent)
 }
 
 /*
- * Copies the first `limit` bytes of a scattered call. Returns how many there
- * are, or a negative error. A global function, so that the verifier walks its
- * loop once instead of once per caller; the running total lives in memory, so
- * that all paths through a round look alike to it and it need not walk them
- * all again in the next one.
+ * Copies the bytes of IOVEC_ROUND pieces behind those copied before, up to
+ * `limit` in all. Returns 0 or a negative error. A global function, so that
+ * the verifier walks its loop once instead of once per caller; the running
+ * total lives in memory, so that all paths through a round look alike to it
+ * and it need not walk them all again in the next one.
  */
-__weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
+__weak __noinline int gather_round(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
 {
 	struct iovec batch[IOVEC_BATCH];
 	volatile __u32 *total;
@@ -89,8 +89,7 @@ __weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, 
 	if (!scratch)
 		return -1;
 	total = &scratch->event.captured;
-	*total = 0;
-	for (i = 0; i < IOVEC_MAX; i++) {
+	for (i = 0; i < IOVEC_ROUND; i++) {
 		struct iovec *piece = &batch[i & (IOVEC_BATCH - 1)];
 		__u32 copied = *total;
 		__u32 len;
@@ -109,6 +108,29 @@ __weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, 
 		if (bpf_probe_read_user(scratch->payload + (copied & (CAPTURE_MAX - 1)), len, piece->iov_base))
 			return -1;
 		*total = copied + len;
+	}
+	return 0;
+}
+
+/*
+ * Copies the first `limit` bytes of a scattered call. Returns how many there
+ * are, or a negative error. A server of gRPC writes hundreds of pieces in one
+ * call; what is not read of them loses the place in the stream.
+ */
+__weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
+{
+	volatile __u32 *total;
+	__u32 done;
+
+	if (!scratch)
+		return -1;
+	total = &scratch->event.captured;
+	*total = 0;
+	for (done = 0; done < IOVEC_MAX; done += IOVEC_ROUND) {
+		if (done >= pieces || *total >= limit)
+			break;
+		if (gather_round(scratch, base + done * sizeof(struct iovec), pieces - done, limit))
+			return -1;
 	}
 	return *total;
 }

@@ -5,9 +5,11 @@
 
 /* Most bytes of one call that a record can carry. A power of two. */
 #define CAPTURE_MAX 32768
-/* Most pieces of one scattered or gathered call that are read. */
-#define IOVEC_MAX 32
-/* Of these so many are read at a time. A power of two. */
+/* Most pieces of one scattered or gathered call that are read; as many as the kernel takes (UIO_MAXIOV). */
+#define IOVEC_MAX 1024
+/* Of these so many are read by one call of a function that the verifier walks by itself. */
+#define IOVEC_ROUND 32
+/* And of those so many are read at a time. A power of two. */
 #define IOVEC_BATCH 8
 /* A CPU looks at the ring's fill after 1/2^n of wake_bytes. */
 #define WAKE_LOOK_LOG2 3
