@@ -13,6 +13,7 @@ mod dns_udp;
 mod edges;
 mod failures;
 mod fixtures;
+mod grpc;
 mod hostile;
 mod http;
 mod http2;

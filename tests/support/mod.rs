@@ -6,6 +6,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod dns;
 pub mod exchange;
+pub mod grpc;
 pub mod http;
 pub mod mysql;
 pub mod http2;
