@@ -1,2 +1,3 @@
 mod call;
+mod golden;
 mod web;

@@ -1,5 +1,6 @@
 //! WebSocket through the parser of HTTP/1 that hands its connection over.
 
+mod golden;
 mod proofs;
 
 use crate::{

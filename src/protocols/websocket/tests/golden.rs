@@ -1,0 +1,20 @@
+//! Conversations recorded from two clients and two servers, beside what must come out of them.
+
+use super::parser;
+use crate::protocols::testing::{Conversation, golden};
+
+const DIRECTORY: &str = "websocket";
+
+#[test]
+fn recorded_conversations_give_the_expected_exchanges() {
+    for name in ["websockets_messages", "websockets_refused", "aiohttp_messages", "aiohttp_refused"] {
+        let mut talk = Conversation::opened(parser);
+        for (flow, bytes) in golden::calls(DIRECTORY, name) {
+            talk.call(flow, bytes);
+        }
+        talk.close();
+        assert_eq!(talk.seen.losses, [], "{name}");
+        let lines = golden::assert_gives(DIRECTORY, name, &talk.seen.exchanges);
+        assert!(!lines.contains("secret"), "{name}: a secret came out");
+    }
+}
