@@ -65,7 +65,7 @@ async def talk_websockets(port):
                 assert await socket.recv() == bytes([number]) * number
     async with connect("many") as socket:
         for number in range(500):
-            await socket.send("x" * (number % 200))
+            await socket.send("x" * (number % 50))
         for number in range(500):
             await socket.recv()
     async with connect("large", compression=None) as socket:
@@ -109,7 +109,7 @@ async def talk_aiohttp(port):
                     assert (await socket.receive()).data == bytes([number]) * number
         async with connect("many") as socket:
             for number in range(500):
-                await socket.send_str("x" * (number % 200))
+                await socket.send_str("x" * (number % 50))
             for number in range(500):
                 await socket.receive()
         async with connect("large") as socket:
