@@ -9,7 +9,7 @@ use std::{
 use remora::{
     connection::{Connection, stream::Segment},
     model::{Direction, Exchange, Flow, Protocol, Protocols, Role},
-    protocols::{Capture, DEFINITIONS, Loss, Sink},
+    protocols::{Capture, DEFINITIONS, Loss, Sink, Transport},
 };
 
 use crate::{corpus::Talk, transcript};
@@ -113,7 +113,9 @@ impl Matrix {
     pub fn markdown(&self) -> String {
         let mut text = String::new();
         for (title, rows) in [("Joined at its begin", &self.begin), ("Joined in mid-stream", &self.middle)] {
-            let columns: Vec<&str> = DEFINITIONS.iter().map(|definition| definition.protocol.name()).collect();
+            // A protocol may have a parser for streams and one for datagrams; here are streams.
+            let streams = DEFINITIONS.iter().filter(|definition| definition.transports.contains(&Transport::Stream));
+            let columns: Vec<&str> = streams.map(|definition| definition.protocol.name()).collect();
             let _ = writeln!(text, "### {title}\n\n| what it is | {} | unnamed | wrong |", columns.join(" | "));
             let _ = writeln!(text, "|---|{}", "--:|".repeat(columns.len() + 2));
             // Protocols first, in the order of the columns.

@@ -16,7 +16,7 @@ static TARGET: OnceLock<targets::Target> = OnceLock::new();
 fuzz_target!(|input: &[u8]| {
     let target = TARGET.get_or_init(|| {
         let wanted = std::env::var("REMORA_FUZZ_TARGET").unwrap_or_default();
-        let names: Vec<&str> = targets::all().iter().map(|target| target.name).collect();
+        let names: Vec<String> = targets::all().into_iter().map(|target| target.name).collect();
         targets::all().into_iter().find(|target| target.name == wanted).unwrap_or_else(|| panic!("REMORA_FUZZ_TARGET is one of {names:?}"))
     });
     target.run(input);

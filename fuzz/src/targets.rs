@@ -31,7 +31,7 @@ const UNNAMED_BYTES: u64 = 16 << 10;
 
 pub struct Target {
     /// Of its corpus, too: `fuzz/corpus/NAME`.
-    pub name: &'static str,
+    pub name: String,
     run: Run,
 }
 
@@ -42,11 +42,14 @@ enum Run {
 
 type ReadsBytes = fn(&[u8]);
 
-/// One for each protocol, and one for each other reader of bytes.
+/// One for each protocol, two where it has a parser for streams and one for datagrams, and one for each other reader of bytes.
 pub fn all() -> Vec<Target> {
-    let parsers = DEFINITIONS.iter().map(|definition| Target { name: definition.protocol.name(), run: Run::Parser(definition) });
+    let parsers = DEFINITIONS.iter().map(|definition| {
+        let others = if definition.transports.contains(&Transport::Stream) { "" } else { "_datagrams" };
+        Target { name: format!("{}{others}", definition.protocol.name()), run: Run::Parser(definition) }
+    });
     let others: [(&str, ReadsBytes); 4] = [("detection", detection), ("events", events), ("recording", recording), ("capture", capture)];
-    parsers.chain(others.into_iter().map(|(name, run)| Target { name, run: Run::Bytes(run) })).collect()
+    parsers.chain(others.into_iter().map(|(name, run)| Target { name: name.to_owned(), run: Run::Bytes(run) })).collect()
 }
 
 impl Target {
@@ -57,12 +60,6 @@ impl Target {
             Run::Parser(definition) => parser(definition, input),
             Run::Bytes(run) => run(input),
         }
-    }
-
-    /// Its inputs are scripts.
-    #[allow(dead_code, reason = "asked where seeds are written")]
-    pub fn is_conversation(&self) -> bool {
-        matches!(self.run, Run::Parser(_)) || self.name == "detection"
     }
 }
 
