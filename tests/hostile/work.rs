@@ -31,7 +31,7 @@ const SLACK_NS: u64 = 100_000;
 /// Once is chance: others use this machine.
 const TRIES: usize = 5;
 /// Of each protocol.
-const GROWN: u64 = 400;
+const GROWN: u64 = 250;
 /// `LENGTH` in digits.
 const DIGITS: &[u8] = b"24576";
 /// Between messages: parser, pairing, and the largest buffers that are kept.
@@ -50,7 +50,9 @@ fn grown(message: &[u8], random: &mut Random) -> Vec<u8> {
         DIGITS,
         &[],
     ];
-    let at = random.below(bytes.len());
+    // Lengths stand at the begin, mostly.
+    let within = if random.one_in(3) { bytes.len() } else { bytes.len().min(6) };
+    let at = random.below(within);
     let width = widths[random.below(widths.len())];
     for (place, byte) in bytes.iter_mut().skip(at).zip(width) {
         *place = *byte;
@@ -81,6 +83,7 @@ fn early_and_late(connection: &mut Connection, flow: Flow, message: &[u8], out: 
 
 #[test]
 fn a_long_message_that_comes_byte_by_byte_is_not_searched_from_its_begin_each_time() {
+    let mut waiting = 0;
     for definition in DEFINITIONS.iter().filter(|definition| definition.transports.contains(&Transport::Stream)) {
         let own = understood(definition);
         let (mut waited, mut out) = (0, Counting::default());
@@ -105,9 +108,10 @@ fn a_long_message_that_comes_byte_by_byte_is_not_searched_from_its_begin_each_ti
             let slow: Vec<_> = tries.collect();
             assert!(slow.len() < TRIES, "{}, input {input}: {slow:?} ns early and late", definition.protocol);
         }
-        // Ciphertext is passed over, nothing is waited for.
-        assert!(waited > 0 || definition.protocol == Protocol::Tls, "{}: no message was waited for", definition.protocol);
+        waiting += usize::from(waited > 0);
     }
+    // A parser that passes over what is long, or reads it as it comes, waits for nothing.
+    assert!(waiting >= 2, "only {waiting} parsers waited for a message");
 }
 
 /// Counts how often a parser is called.
