@@ -15,9 +15,11 @@ SERVER_PACKAGES := nghttp2-server nghttp2-client caddy python3-h2 python3-httpx 
 TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump bpftool \
 	python3 python3-psycopg2 $(SERVER_PACKAGES)
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
+# libFuzzer is C++.
+FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint rust
+.PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,7 +50,7 @@ confusion: deps rust ## which connection is named what: docs/protocols/confusion
 
 # On a stable compiler; every target for FUZZ_SECONDS, or those in TARGETS. docs/proofs.md says more.
 FUZZ_SECONDS ?= 600
-fuzz: deps rust ## coverage-guided inputs for every parser and reader, e.g. make fuzz FUZZ_SECONDS=60 TARGETS='http redis'
+fuzz: deps-fuzz rust ## coverage-guided inputs for every parser and reader, e.g. make fuzz FUZZ_SECONDS=60 TARGETS='http redis'
 	fuzz/run.sh $(FUZZ_SECONDS) $(TARGETS)
 
 fuzz-replay: deps rust ## the inputs that fuzzing kept, without a fuzzer
@@ -97,6 +99,9 @@ deps-test: ## what the tests need
 
 deps-lint:
 	$(call install,$(LINT_PACKAGES))
+
+deps-fuzz:
+	$(call install,$(FUZZ_PACKAGES))
 
 rust:
 	@command -v $(CARGO) >/dev/null || { \

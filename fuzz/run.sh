@@ -28,7 +28,8 @@ for target in "${targets[@]}"; do
     coverage=$(grep -aoE 'cov: [0-9]+ ft: [0-9]+' "work/$target.log" | tail -1)
     rm -rf "work/$target.kept"
     mkdir "work/$target.kept"
-    "$fuzzer" -set_cover_merge=1 -use_counters=0 -max_len=16384 "work/$target.kept" "corpus/$target" "work/$target" "seeds/$target" 2>"work/$target.merge.log"
+    "$fuzzer" -set_cover_merge=1 -use_counters=0 -max_len=16384 \
+        "work/$target.kept" "corpus/$target" "work/$target" "seeds/$target" 2>"work/$target.merge.log"
     # The smallest first, as far as the bounds allow.
     rm -rf "corpus/$target"
     mkdir "corpus/$target"

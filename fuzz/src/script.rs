@@ -1,7 +1,7 @@
 //! Input bytes → a conversation with everything that can happen to one.
 //!
-//! The first byte is [`Options`]; then payload as it is, in which [`ESCAPE`] begins an instruction. There are no lengths in front of anything:
-//! a byte put in or taken out changes one call, and leaves the rest as it was.
+//! The first byte is [`Options`]; then payload as it is, in which [`ESCAPE`] begins an instruction. There are no lengths in front of
+//! anything: a byte put in or taken out changes one call, and leaves the rest as it was.
 
 use remora::model::Flow;
 
