@@ -193,8 +193,8 @@ impl ServiceMap {
     pub fn bytes(&mut self, edge: EdgeId, side: Side, sent: u64, received: u64) {
         let (request, response) = if side == Side::Server { (received, sent) } else { (sent, received) };
         self.count(edge, side, |connections| {
-            connections.bytes_sent += request;
-            connections.bytes_received += response;
+            connections.bytes_sent = connections.bytes_sent.saturating_add(request);
+            connections.bytes_received = connections.bytes_received.saturating_add(response);
         });
     }
 

@@ -97,8 +97,8 @@ impl Connections {
         self.opened += other.opened;
         self.closed += other.closed;
         other.failed.iter().for_each(|(error, times)| self.fail(*error, *times));
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
+        self.bytes_sent = self.bytes_sent.saturating_add(other.bytes_sent);
+        self.bytes_received = self.bytes_received.saturating_add(other.bytes_received);
         self.retransmits += other.retransmits;
         self.srtt.merge(&other.srtt);
     }
