@@ -131,17 +131,17 @@ mod tests {
 
     #[test]
     fn own_use_of_memory_is_seen_to_grow() {
-        let grows = || {
+        let mut blocks = Vec::new();
+        let mut grows = || {
             let before = SelfUsage::read().unwrap();
-            // The compiler must not find out that nobody needs it.
-            let block = std::hint::black_box(vec![1_u8; 32 << 20]);
+            // Kept, so that the next one is other memory; and the compiler must not find out that nobody needs it.
+            blocks.push(std::hint::black_box(vec![1_u8; 32 << 20]));
             let after = SelfUsage::read().unwrap();
             assert!(after.cpu_user + after.cpu_system >= before.cpu_user + before.cpu_system);
-            assert_eq!(block[block.len() / 2], 1);
             after.resident_bytes > before.resident_bytes + (16 << 20)
         };
         // Tests beside this one may give memory back at the same time.
-        assert!((0..20).any(|_| grows()));
+        assert!((0..8).any(|_| grows()));
         assert_eq!(resident_pages("12 7 3 0 0 0 0"), Some(7));
         assert_eq!(resident_pages(""), None);
     }
