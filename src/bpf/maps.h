@@ -126,8 +126,9 @@ struct {
 	__type(value, struct capture_wish);
 } wishes __weak SEC(".maps");
 
-/* The most that a record carries of one datagram; it is reserved whole. */
+/* The most that a record carries of one datagram; it is reserved whole. Most questions and answers fit into the short one. */
 #define DATAGRAM_MAX 4096
+#define DATAGRAM_SHORT 128
 
 /* A data record as it is reserved in the ring for a short call. */
 #define SHORT_MAX 512

@@ -251,12 +251,12 @@ static __always_inline void put_datagram(struct scratch *scratch, struct udp_soc
 /* The core. A global function: the verifier walks it once. */
 __weak __noinline int on_datagram(struct datagram_call *call)
 {
-	__u64 now = bpf_ktime_get_ns();
-	__u32 pid = bpf_get_current_pid_tgid() >> 32;
 	struct udp_socket *socket;
 	struct scratch *scratch;
 	struct far_end end;
 	struct sock *sk;
+	__u32 pid;
+	__u64 now;
 	__u32 captured;
 	__u64 number;
 	bool hurry;
@@ -272,8 +272,10 @@ __weak __noinline int on_datagram(struct datagram_call *call)
 		count(STAT_COUNTED);
 		return 0;
 	}
+	pid = bpf_get_current_pid_tgid() >> 32;
 	if (!pid_wanted(pid))
 		return 0;
+	now = bpf_ktime_get_ns();
 	sk = (struct sock *)call->sk;
 	read_far_end(&end, sk, call->name);
 	if (!socket) {
@@ -321,7 +323,9 @@ __weak __noinline int on_datagram(struct datagram_call *call)
 	}
 	if (!call->data.count && captured > call->room)
 		captured = call->room;
-	if (captured <= SHORT_MAX)
+	if (captured <= DATAGRAM_SHORT)
+		put_datagram(scratch, socket, call, &end, number, captured, DATAGRAM_SHORT, hurry);
+	else if (captured <= SHORT_MAX)
 		put_datagram(scratch, socket, call, &end, number, captured, SHORT_MAX, hurry);
 	else
 		put_datagram(scratch, socket, call, &end, number, captured, DATAGRAM_MAX, hurry);
