@@ -408,8 +408,7 @@ impl Around {
         (None, self.names.process(hint), false)
     }
 
-    /// Adds what a connection's counters grew by to the edge of its exchanges, or to that of its own protocol; as long as there is neither it
-    /// waits.
+    /// Adds what a connection's counters grew by to the edge of its exchanges, or to that of its own protocol; until there is either it waits.
     pub fn count(&mut self, about: &mut About, protocol: Option<Protocol>, totals: &Totals) {
         let Some(protocol) = about.spoken.or(protocol) else { return };
         let id = self.edge(about, protocol);

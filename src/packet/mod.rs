@@ -1,4 +1,4 @@
-//! Frames → TCP segments → reassembled streams, and UDP datagrams → [`Event`](crate::event::Event)s, for capture files and for frames from a NIC.
+//! Frames → TCP segments → reassembled streams, or UDP datagrams → [`Event`](crate::event::Event)s, for capture files and frames from a NIC.
 //!
 //! A connection is seen from outside, by both its ends at once: it is reported as one watched socket, the client's where the handshake told
 //! who that is. Knows nothing of processes; checksums are not verified, because frames captured where they are sent do not have them yet.
