@@ -181,7 +181,8 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// Decodes into `block`, which has room for three bytes of each four letters and three more; how much came out, and whether all was base64.
+    /// Decodes into `block`, which has room for three bytes of each four letters and three more: how much came out, and whether all of it
+    /// was base64.
     fn decode(&mut self, text: &[u8], block: &mut [u8]) -> (usize, bool) {
         let mut length = 0;
         for &letter in text {

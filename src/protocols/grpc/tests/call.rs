@@ -337,7 +337,8 @@ proptest! {
     #[test]
     fn no_bytes_are_too_much(bytes in prop::collection::vec(any::<u8>(), 0..200), path in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut call = Call::new(true);
-        call.request_headers(&RequestHeaders { path: Some(&path), authority: Some(&bytes), timeout: Some(&bytes), ..request() }, at(1), true);
+        let head = RequestHeaders { path: Some(&path), authority: Some(&bytes), timeout: Some(&bytes), ..request() };
+        call.request_headers(&head, at(1), true);
         call.data(Flow::Request, &bytes, at(2));
         call.missing(Flow::Request, 7, 2);
         call.trailers(&ResponseHeaders { status: Some(&bytes), message: Some(&bytes), ..OK }, at(2));

@@ -66,7 +66,9 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_an_upgrade_are_taken(calls in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 1..40)), 0..30)) {
+    fn any_bytes_behind_an_upgrade_are_taken(
+        calls in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 1..40)), 0..30),
+    ) {
         let mut talk = Conversation::opened(parser);
         talk.request(ASKED).response(AGREED);
         for (asks, bytes) in calls {
