@@ -12,7 +12,7 @@ import aiohttp
 import aiohttp.web
 import websockets
 
-LARGE = b"\x81" * 300_000
+LARGE = b"\x81" * 100_000
 
 
 async def serve_websockets():
