@@ -291,6 +291,10 @@ mod tests {
         assert_eq!(likeness(Flow::Response, response), Likeness::Likely);
         assert_eq!(likeness(Flow::Response, request), Likeness::No);
         assert_eq!(likeness(Flow::Request, response), Likeness::No);
+        // Path and authority from the table, which nobody who joins late knows.
+        let known_later = b"\0\0\x04\x01\x05\0\0\0\x0b\xc3\xc2\x83\x86";
+        assert_eq!(likeness(Flow::Request, known_later), Likeness::Likely);
+        assert_eq!(likeness(Flow::Response, known_later), Likeness::No);
         let ping = b"\0\0\x08\x06\0\0\0\0\0abcdefgh";
         assert_eq!(likeness(Flow::Request, ping), Likeness::Undecided, "could be of either");
     }

@@ -137,27 +137,29 @@ fn long_word(bits: u64) -> Result<(u16, u32), Malformed> {
     Err(Malformed)
 }
 
+/// The string in this code, padded.
+#[cfg(test)]
+pub fn encode(text: &[u8]) -> Vec<u8> {
+    let (mut bits, mut count, mut out) = (0_u64, 0, Vec::new());
+    for &byte in text {
+        let length = LENGTHS[usize::from(byte)];
+        bits = bits << length | u64::from(CANON.words[usize::from(byte)]);
+        count += length;
+        while count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    if count > 0 {
+        out.push((bits << (8 - count)) as u8 | (0xff >> count));
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn encode(text: &[u8]) -> Vec<u8> {
-        let (mut bits, mut count, mut out) = (0_u64, 0, Vec::new());
-        for &byte in text {
-            let length = LENGTHS[usize::from(byte)];
-            bits = bits << length | u64::from(CANON.words[usize::from(byte)]);
-            count += length;
-            while count >= 8 {
-                count -= 8;
-                out.push((bits >> count) as u8);
-                bits &= (1 << count) - 1;
-            }
-        }
-        if count > 0 {
-            out.push((bits << (8 - count)) as u8 | (0xff >> count));
-        }
-        out
-    }
 
     fn decoded(encoded: &[u8]) -> Result<Vec<u8>, Malformed> {
         let mut out = Vec::new();

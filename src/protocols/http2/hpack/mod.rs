@@ -200,7 +200,7 @@ impl Decoder {
     }
 }
 
-/// What the first field of a block shows of the block's sender.
+/// What the fields of a block show of the block's sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     /// A pseudo-field of requests.
@@ -211,14 +211,14 @@ pub enum Opening {
     Other,
 }
 
-/// Reads a block without a table: what it begins with, when it can be a header block at all.
+/// Reads a block without a table: whose it is, when it can be a header block at all.
 pub fn judge(block: &[u8]) -> Result<Opening, Malformed> {
     let mut block = Block { rest: block };
-    let mut opening = None;
+    let (mut opening, mut fields) = (Opening::Other, 0);
     let mut scratch = Vec::new();
     while let Some(representation) = block.next()? {
         let name = match representation {
-            Representation::Size(_) if opening.is_some() => return Err(Malformed),
+            Representation::Size(_) if fields > 0 => return Err(Malformed),
             Representation::Size(_) => continue,
             Representation::Indexed(index) | Representation::Literal { name: Ok(index), .. } if index <= STATIC_LENGTH => {
                 static_entry(index).0
@@ -229,11 +229,16 @@ pub fn judge(block: &[u8]) -> Result<Opening, Malformed> {
         if let Representation::Literal { value, .. } = representation {
             value.value(&mut scratch)?;
         }
-        opening.get_or_insert(match name {
+        fields += 1;
+        let told = match name {
             Name::Method | Name::Path | Name::Authority | Name::Scheme | Name::Protocol => Opening::Request,
             Name::Status => Opening::Response,
-            _ => Opening::Other,
-        });
+            _ => continue,
+        };
+        if opening != Opening::Other && opening != told {
+            return Err(Malformed);
+        }
+        opening = told;
     }
-    opening.ok_or(Malformed)
+    if fields > 0 { Ok(opening) } else { Err(Malformed) }
 }

@@ -168,7 +168,122 @@ fn the_memory_of_a_table_stays_bounded() {
     assert!(decoder.table.memory() <= 256 * 1024, "{}", decoder.table.memory());
 }
 
+/// An encoder by the letter of the specification, which chooses as it is told.
+struct Encoder {
+    /// The newest first.
+    entries: Vec<(&'static str, String)>,
+    limit: usize,
+}
+
+/// A field, and how to write it: by an index if there is one, as a literal that is inserted, or as one that is not.
+type Choice = (usize, u8, u8);
+
+const NAMES: [(&str, Name); 7] = [
+    (":path", Name::Path),
+    ("user-agent", Name::UserAgent),
+    ("grpc-status", Name::GrpcStatus),
+    ("x-other", Name::Other),
+    ("cookie", Name::Other),
+    ("content-type", Name::ContentType),
+    (":status", Name::Status),
+];
+
+impl Encoder {
+    fn evict(&mut self) {
+        let size = |entries: &[(&str, String)]| entries.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
+        while size(&self.entries) > self.limit {
+            self.entries.pop();
+        }
+    }
+
+    fn integer(out: &mut Vec<u8>, first: u8, bits: u32, mut value: usize) {
+        let mask = (1 << bits) - 1;
+        if value < mask {
+            return out.push(first | value as u8);
+        }
+        out.push(first | mask as u8);
+        value -= mask;
+        while value >= 128 {
+            out.push(value as u8 | 0x80);
+            value /= 128;
+        }
+        out.push(value as u8);
+    }
+
+    fn block(&mut self, resize: Option<usize>, choices: &[Choice]) -> (Vec<u8>, Vec<(Name, String)>) {
+        let (mut out, mut fields) = (Vec::new(), Vec::new());
+        if let Some(limit) = resize {
+            self.limit = limit;
+            Self::integer(&mut out, 0x20, 5, limit);
+            self.evict();
+        }
+        for (number, value, how) in choices {
+            let (text, name) = NAMES[number % NAMES.len()];
+            let value = "v".repeat(usize::from(*value) % 90) + &value.to_string();
+            let by_name = self.entries.iter().position(|entry| entry.0 == text).map(|age| age + 62);
+            match self.entries.iter().position(|entry| entry.0 == text && entry.1 == value) {
+                Some(age) if how % 4 != 0 => Self::integer(&mut out, 0x80, 7, age + 62),
+                _ => {
+                    let kept = how % 3 != 0;
+                    let (first, bits) = if kept { (0x40, 6) } else { (0x10, 4) };
+                    match by_name.filter(|_| how % 5 != 0) {
+                        Some(index) => Self::integer(&mut out, first, bits, index),
+                        None => {
+                            out.push(first);
+                            Self::integer(&mut out, 0, 7, text.len());
+                            out.extend(text.bytes());
+                        }
+                    }
+                    if how % 2 == 0 {
+                        Self::integer(&mut out, 0, 7, value.len());
+                        out.extend(value.bytes());
+                    } else {
+                        let encoded = huffman::encode(value.as_bytes());
+                        Self::integer(&mut out, 0x80, 7, encoded.len());
+                        out.extend(encoded);
+                    }
+                    if kept {
+                        self.entries.insert(0, (text, value.clone()));
+                        self.evict();
+                    }
+                }
+            }
+            fields.push((name, if name == Name::Other { String::new() } else { value }));
+        }
+        (out, fields)
+    }
+}
+
 proptest! {
+    #[test]
+    fn decodes_what_any_encoder_writes_and_late_or_torn_says_nothing_wrong(
+        blocks in prop::collection::vec(
+            (prop::option::weighted(0.1, 0_usize..600), prop::collection::vec(any::<(usize, u8, u8)>(), 1..8)), 1..40),
+        joined in 0_usize..20,
+        missing in 0_usize..40,
+    ) {
+        let mut encoder = Encoder { entries: Vec::new(), limit: 4096 };
+        let (mut whole, mut late, mut torn) = (Decoder::new(true), Decoder::new(false), Decoder::new(true));
+        for (number, (resize, choices)) in blocks.into_iter().enumerate() {
+            let (block, fields) = encoder.block(resize, &choices);
+            let mut seen = Seen::default();
+            prop_assert_eq!(whole.decode(&block, &mut seen), Ok(()));
+            prop_assert_eq!(&seen.0, &fields);
+            if number == missing {
+                torn.forget();
+            }
+            for (decoder, sees) in [(&mut late, number >= joined), (&mut torn, number != missing)] {
+                if sees {
+                    let mut seen = Seen::default();
+                    prop_assert_eq!(decoder.decode(&block, &mut seen), Ok(()));
+                    for (field, truth) in seen.0.iter().zip(&fields) {
+                        prop_assert!(field.0 == Name::Unknown || field == truth, "{:?} is {:?}", field, truth);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn no_bytes_are_too_much(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..10), complete in any::<bool>()) {
         let mut decoder = Decoder::new(complete);
