@@ -24,11 +24,20 @@ pub struct Bulk {
     pure: bool,
 }
 
+/// Content of a long frame.
+const LONG: u32 = 4096;
+
 impl Bulk {
     /// A frame of a body; `before` is what came before it in its flow.
     pub fn seen(before: Option<Self>, stream: u32, length: u32) -> Self {
         let longest = before.filter(|before| before.stream == stream).map_or(0, |before| before.length);
         Self { stream, length: length.max(longest), unseen: 0, pure: true }
+    }
+
+    /// Nothing else can be in a hole of this flow; `only`: the stream of which alone more is to come. Among long frames anything else, be it
+    /// a client's new request or a WINDOW_UPDATE, would put the next one out of step.
+    pub fn is_alone(&self, only: Option<u32>) -> bool {
+        only == Some(self.stream) && self.length >= LONG
     }
 
     /// With more bytes unseen.
@@ -66,7 +75,7 @@ impl Http2 {
         if whole && only {
             self.lane(flow).place = Place::Frame;
             self.lane(flow).body = None;
-            self.session.data(flow, bulk.stream, bulk.unseen, remaining, at, out);
+            self.session.data(flow, bulk.stream, bulk.unseen, remaining, at);
             self.session.end(flow, bulk.stream, at.last_ns, out);
         }
     }
@@ -76,7 +85,7 @@ impl Http2 {
         if bulk.pure && at.call_start && self.session.only_unfinished(flow) != Some(bulk.stream) {
             // It was reset, and the other side went on for a while.
             match frame::chain(flow, bytes, self.session.last_stream()).0 {
-                Chain::Sure => return self.body_goes_on(flow, bulk, 0, at, out),
+                Chain::Sure => return self.body_goes_on(flow, bulk, 0, at),
                 Chain::Unsure if bytes.len() < MAX_UNSURE => return Taken::NeedMore,
                 Chain::Unsure | Chain::Broken => {}
             }
@@ -88,7 +97,7 @@ impl Http2 {
         if at.call_start && flow == Flow::Response {
             match frame::Head::read(bytes) {
                 None => return Taken::NeedMore,
-                Some(head) if bulk.goes_on_with(&head) => return self.body_goes_on(flow, bulk, 0, at, out),
+                Some(head) if bulk.goes_on_with(&head) => return self.body_goes_on(flow, bulk, 0, at),
                 Some(_) => {}
             }
         }
@@ -100,15 +109,16 @@ impl Http2 {
         };
         match frame::Head::read(next) {
             None => Taken::NeedMore,
-            Some(head) if bulk.goes_on_with(&head) => self.body_goes_on(flow, bulk, until_next as usize, at, out),
+            Some(head) if bulk.goes_on_with(&head) => self.body_goes_on(flow, bulk, until_next as usize, at),
             Some(_) => self.body_is_lost(flow, bytes, at, out),
         }
     }
 
     /// The next frame is behind `skipped` bytes.
-    fn body_goes_on(&mut self, flow: Flow, bulk: Bulk, skipped: usize, at: At, out: &mut dyn Sink) -> Taken {
+    fn body_goes_on(&mut self, flow: Flow, bulk: Bulk, skipped: usize, at: At) -> Taken {
         let wire = bulk.unseen.saturating_add(skipped as u64);
-        self.session.unseen_data(flow, bulk.stream, wire, bulk.content(wire), at, out);
+        let exact = wire.is_multiple_of(bulk.frame());
+        self.session.unseen_data(flow, bulk.stream, wire, bulk.content(wire), exact, at);
         self.lane(flow).place = Place::Frame;
         self.lane(flow).body = Some(Bulk { unseen: 0, pure: true, ..bulk });
         Taken::Bytes(skipped)

@@ -286,24 +286,24 @@ impl Http2 {
             (begin, body, padding) = (HEAD + 1, unpadded, u64::from(length));
         }
         let (stream, end) = (head.stream, head.has(END_STREAM));
+        let bulk = Bulk::seen(self.lane(flow).body, stream, head.length);
+        self.lane(flow).body = (!end).then_some(bulk);
         if self.session.is_call(stream) {
-            self.session.data(flow, stream, begin as u64, 0, at, out);
+            self.session.data(flow, stream, begin as u64, 0, at);
             self.lane(flow).place = Place::Messages { stream, body, padding, end };
             if body == 0 {
                 return self.messages_end(flow, begin, (stream, padding, end), at, out);
             }
             return Taken::Bytes(begin);
         }
-        let bulk = Bulk::seen(self.lane(flow).body, stream, head.length);
-        self.lane(flow).body = (!end).then_some(bulk);
         if bytes.len() as u64 >= head.wire() {
-            self.session.data(flow, stream, head.wire(), body, at, out);
+            self.session.data(flow, stream, head.wire(), body, at);
             if end {
                 self.session.end(flow, stream, at.last_ns, out);
             }
             return Taken::Bytes(head.wire() as usize);
         }
-        self.session.data(flow, stream, begin as u64, 0, at, out);
+        self.session.data(flow, stream, begin as u64, 0, at);
         let wire = body + padding;
         self.lane(flow).place = Place::Data { stream, wire, body, end };
         Taken::Skip { head: begin, body: wire }
@@ -452,6 +452,15 @@ impl Http2 {
                 }
                 true
             }
+            // The frame, and then others of the same body.
+            (Place::Messages { stream, body, padding, end: false }, _) => {
+                let only = self.session.only_unfinished(flow);
+                let Some(bulk) = self.lane(flow).body.filter(|body| body.is_alone(only)) else { return false };
+                self.session.missed_messages(flow, stream, body, at.last_ns);
+                self.session.data(flow, stream, padding, 0, at);
+                self.unseen(flow, bulk.and(lost - body - padding), at, out);
+                true
+            }
             (Place::Frame, Some(head)) if lost <= head.wire() && head.kind != Kind::Data => {
                 out.lost(Loss::ParseGap);
                 match head.kind {
@@ -470,7 +479,7 @@ impl Http2 {
             }
             (Place::Frame, None) => {
                 let only = self.session.only_unfinished(flow);
-                match self.lane(flow).body.filter(|body| Some(body.stream) == only) {
+                match self.lane(flow).body.filter(|body| body.is_alone(only)) {
                     Some(body) => self.unseen(flow, body.and(lost), at, out),
                     None => return false,
                 }
@@ -514,7 +523,7 @@ impl Parser for Http2 {
         }
         if let Place::Data { stream, wire, body, end } = place {
             let at = At { first_ns: at_ns, last_ns: at_ns, call_start: false };
-            self.session.data(flow, stream, wire, body, at, out);
+            self.session.data(flow, stream, wire, body, at);
             if end {
                 self.session.end(flow, stream, at_ns, out);
             }

@@ -364,7 +364,7 @@ impl Session {
 
     /// `wire` bytes of DATA frames, of which `body` are content.
     #[inline]
-    pub fn data(&mut self, flow: Flow, stream: u32, wire: u64, body: u64, at: At, _out: &mut dyn Sink) {
+    pub fn data(&mut self, flow: Flow, stream: u32, wire: u64, body: u64, at: At) {
         let Some(entry) = self.streams.get(stream) else { return };
         match flow {
             Flow::Request => {
@@ -384,7 +384,7 @@ impl Session {
     pub fn only_unfinished(&mut self, flow: Flow) -> Option<u32> {
         let mut unfinished = self.streams.each().filter(|entry| !entry.is_done(flow));
         let only = unfinished.next()?;
-        let plain = only.asked && !only.is_call && (flow == Flow::Request || only.has_status());
+        let plain = only.asked && (flow == Flow::Request || only.has_status());
         let stream = only.stream;
         (plain && unfinished.next().is_none()).then_some(stream)
     }
@@ -394,9 +394,21 @@ impl Session {
         self.streams.get(stream)?.remaining(flow)
     }
 
-    /// As [`Session::data`], where nobody saw how many frames it was.
-    pub fn unseen_data(&mut self, flow: Flow, stream: u32, wire: u64, body: u64, at: At, out: &mut dyn Sink) {
-        self.data(flow, stream, wire, body, at, out);
+    /// As [`Session::data`], where nobody saw how many frames it was; `exact`: where these began.
+    pub fn unseen_data(&mut self, flow: Flow, stream: u32, wire: u64, body: u64, exact: bool, at: At) {
+        if let Some(entry) = self.streams.get(stream).filter(|_| !exact) {
+            // A WINDOW_UPDATE may have been counted as if it were of the body.
+            entry.flags.insert(Flags::GAP);
+        }
+        if self.is_call(stream) {
+            self.data(flow, stream, wire - body, 0, at);
+            self.missed_messages(flow, stream, body, at.last_ns);
+            if let Some(call) = self.streams.get(stream).and_then(|entry| entry.call()).filter(|_| !exact) {
+                call.missing(flow, u64::MAX, at.last_ns);
+            }
+            return;
+        }
+        self.data(flow, stream, wire, body, at);
         if let Some(estimated) = self.streams.get(stream).and_then(|entry| entry.estimated.get_mut(flow.index())) {
             *estimated = true;
         }

@@ -452,3 +452,38 @@ fn secrets_stay_inside_and_a_query_leaves_only_when_it_is_asked_for() {
         assert_eq!(one(&talk).text("server.address"), Some("shop"));
     }
 }
+
+#[test]
+fn a_large_message_of_grpc_beyond_the_capture_is_still_one_message() {
+    // Calls that begin with a frame, and calls that begin anywhere; frames of one length, and of changing lengths.
+    for (call, lengths, counted) in
+        [(4 * 16_393, [16_384; 2], true), (65_536, [16_384; 2], true), (16_393 + 16_293, [16_384, 16_284], false)]
+    {
+        let asked = [request_fields("POST", "/shop.Cart/Get"), fields(&[("content-type", "application/grpc")])].concat();
+        let head = [fields(&[(":status", "200")]), kept(&[("content-type", "application/grpc")])].concat();
+        let message = [&[0, 0, 2, 0x49, 0xf0][..], &[b'm'; 150_000]].concat();
+        let (mut rest, mut body) = (message.as_slice(), Vec::new());
+        for length in lengths.into_iter().cycle() {
+            let (piece, behind) = rest.split_at(length.min(rest.len()));
+            body.extend(frame(DATA, 0, 1, piece));
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let mut talk = opened();
+        talk.request([frame(HEADERS, END_HEADERS, 1, asked), frame(DATA, END_STREAM, 1, [0; 5])].concat());
+        talk.response(frame(HEADERS, END_HEADERS, 1, &head));
+        let (many, end) = body.split_at(4 * 32_686);
+        for call in many.chunks(call) {
+            talk.cut_call(Flow::Response, &call[..call.len().min(15_000)], call.len() as u64);
+        }
+        talk.response(end).response(frame(HEADERS, END_HEADERS | END_STREAM, 1, fields(&[("grpc-status", "0")])));
+        talk.request(get(3, "/next")).response(frame(HEADERS, END_HEADERS | END_STREAM, 3, [0x88, 0xbe]));
+        assert_eq!(talk.summaries(), ["Get /shop.Cart/Get 0", "GET /next 200"]);
+        assert_eq!(talk.seen.losses, []);
+        let large = &talk.seen.exchanges[0];
+        assert_eq!(large.int("rpc.response.message_count"), counted.then_some(1), "{call}");
+        assert_eq!(large.flags, if counted { Flags::default() } else { Flags::TRUNCATED | Flags::GAP });
+    }
+}
