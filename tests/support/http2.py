@@ -1,6 +1,7 @@
 """HTTP/2 by the library h2: a server that resets, pushes, delays and says goodbye as its paths ask, and clients that say what they saw.
 
-Clients write one JSON object a line: method, path, status ("" for none) and the begin and end of the exchange in nanoseconds (CLOCK_REALTIME).
+Clients write one JSON object a line: method, path, status ("" for none) and the begin and end of the
+exchange in nanoseconds (CLOCK_REALTIME).
 """
 
 import json

@@ -34,8 +34,8 @@ impl Bulk {
         Self { stream, length: length.max(longest), unseen: 0, pure: true }
     }
 
-    /// Nothing else can be in a hole of this flow; `only`: the stream of which alone more is to come. Among long frames anything else, be it
-    /// a client's new request or a WINDOW_UPDATE, would put the next one out of step.
+    /// Nothing else can be in a hole of this flow; `only`: the stream of which alone more is to come. Among long frames
+    /// anything else, be it a client's new request or a WINDOW_UPDATE, would put the next one out of step.
     pub fn is_alone(&self, only: Option<u32>) -> bool {
         only == Some(self.stream) && self.length >= LONG
     }
