@@ -24,20 +24,24 @@ use super::{
 pub struct Capture {
     process: Process,
     directory: TempDir,
-    port: u16,
+    /// Sends the last packet, to itself: the port that is captured may be one of datagrams.
+    marker: UdpSocket,
 }
 
-/// Sent as the last packet: tcpdump is behind by up to a second, and drops what it has not read when it is stopped. Too short to be a message
-/// of DNS.
-const LAST: &[u8] = b"last packet";
+/// Sent as the last packet: tcpdump is behind by up to a second, and drops what it has not read when it is stopped.
+const LAST: &[u8] = b"the last packet of this capture";
 
 impl Capture {
     /// Captures all that comes after this call.
     pub fn start(port: u16) -> Self {
         let directory = TempDir::with_prefix("remora-capture-").expect("make a directory");
         let file = directory.path().join("capture.pcap");
+        let marker = UdpSocket::bind("127.0.0.1:0").expect("bind a socket");
         let mut tcpdump = Command::new("tcpdump");
-        tcpdump.args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w"]).arg(&file).args(["port", &port.to_string()]);
+        tcpdump
+            .args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w"])
+            .arg(&file)
+            .arg(format!("port {port} or port {}", port_of(&marker)));
         let mut process = Process::spawn(tcpdump.stdout(Stdio::null()).stderr(Stdio::piped()));
         let mut stderr = BufReader::new(process.stderr());
         let mut line = String::new();
@@ -50,20 +54,23 @@ impl Capture {
             .name("tcpdump-stderr".into())
             .spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()))
             .expect("start a thread");
-        Self { process, directory, port }
+        Self { process, directory, marker }
     }
 
     /// Ends the capture and replays it.
     pub fn replay(mut self) -> Report {
         let file: PathBuf = self.directory.path().join("capture.pcap");
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind a socket");
-        socket.send_to(LAST, ("127.0.0.1", self.port)).expect("send a packet");
+        self.marker.send_to(LAST, ("127.0.0.1", port_of(&self.marker))).expect("send a packet");
         let is_written = || fs::read(&file).expect("read the capture").windows(LAST.len()).rev().any(|bytes| bytes == LAST);
         until("tcpdump to write the last packet", Duration::from_secs(10), || is_written().then_some(()));
         self.process.signal(Signal::SIGINT);
         self.process.wait(Duration::from_secs(10));
         Report::read(&run(remora().arg("replay").arg(&file).args(["--output", "json"])).stdout)
     }
+}
+
+fn port_of(socket: &UdpSocket) -> u16 {
+    socket.local_addr().expect("address of a bound socket").port()
 }
 
 /// Holds the exchanges of a capture file to those that one side saw live: the same operations, resources, statuses and errors, as often.
