@@ -16,6 +16,8 @@ const RECORDINGS: usize = 2;
 /// So many begins and ends are tried.
 const BEGINS: usize = 60;
 const ENDS: usize = 8;
+/// A part that is alike for so many turns is alike for good.
+const LONG: usize = 100;
 const HTTP2_HEAD: usize = 9;
 
 /// A recording in two parts.
@@ -68,7 +70,7 @@ impl<'a> Steady<'a> {
             }
         }
         best.or_else(|| {
-            let whole: usize = exchanges(calls)?.values().sum();
+            let whole: usize = exchanges(calls, true)?.values().sum();
             let (name, turn, exchanges_a_turn) = (transcript.name.as_str(), &calls[..0], 0);
             (whole > 0).then_some(Self { name, start: calls, start_exchanges: whole, turn, exchanges_a_turn, streams })
         })
@@ -81,14 +83,20 @@ impl<'a> Steady<'a> {
             for turn in 0..turns {
                 calls.extend(self.try_turn(turn)?);
             }
-            exchanges(&calls)
+            // What only the end of the connection ends is not of the steady state.
+            exchanges(&calls, false).filter(|steady| exchanges(&calls, true).as_ref() == Some(steady))
         };
         let (start, once) = (after(0)?, after(1)?);
         let every = difference(&once, &start)?;
         let (twice, thrice) = (after(2)?, after(3)?);
         let alike = difference(&twice, &once)? == every && difference(&thrice, &twice)? == every;
-        let count: usize = every.values().sum();
-        (alike && count > 0).then(|| (start.values().sum(), count))
+        let (begun, count): (usize, usize) = (start.values().sum(), every.values().sum());
+        if !alike || count == 0 {
+            return None;
+        }
+        // What fills up (a table of header fields) shows only after a while.
+        let lasting = after(LONG)?.values().sum::<usize>() == begun + LONG * count;
+        lasting.then_some((begun, count))
     }
 
     /// What is said the so-manieth time.
@@ -101,8 +109,8 @@ impl<'a> Steady<'a> {
     }
 }
 
-/// What was done how often; `None` when something was lost or the protocol was not understood.
-fn exchanges(calls: &[Call]) -> Option<BTreeMap<String, usize>> {
+/// What was done how often, with or without the end of the connection; `None` when something was lost or the protocol was not understood.
+fn exchanges(calls: &[Call], ends: bool) -> Option<BTreeMap<String, usize>> {
     #[derive(Default)]
     struct Said {
         exchanges: BTreeMap<String, usize>,
@@ -127,7 +135,9 @@ fn exchanges(calls: &[Call]) -> Option<BTreeMap<String, usize>> {
         connection.data(direction, Segment { offset: *offset, size: bytes.len() as u64, payload: bytes, time_ns: 1 }, &mut said);
         *offset += bytes.len() as u64;
     }
-    connection.close(offsets[1], 2, &mut said);
+    if ends {
+        connection.close(offsets[1], 2, &mut said);
+    }
     (said.losses == 0).then_some(said.exchanges)
 }
 
