@@ -1,5 +1,5 @@
 //! What the agent must show on a real kernel, with real programs and counts compared for equality.
-//! Needs root, nginx, wrk, PostgreSQL, openssl, python3-psycopg2, bpftool and iproute2 (`make test` installs them).
+//! Needs root, and the servers and clients that `TEST_PACKAGES` of the Makefile lists (`make test` installs them).
 //! The tests take turns: each has the whole machine, because the agent sees all of it.
 
 mod adoption;
