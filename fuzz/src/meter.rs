@@ -19,12 +19,6 @@ const STEP_NS: u64 = 10;
 
 static LOADS: AtomicU64 = AtomicU64::new(0);
 
-/// Loads for each byte or call of an input. What is read once and compared takes some dozens; a search from the begin at each call takes
-/// thousands, once messages are long.
-pub const MOST_A_BYTE: u64 = 2_000;
-/// Loads for any input, however short: a parser's tables are made once a connection.
-pub const MOST_AT_ALL: u64 = 1_000_000;
-
 /// Steps so far.
 pub fn work() -> u64 {
     let time_ns = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, |time| time.num_nanoseconds() as u64);

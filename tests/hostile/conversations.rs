@@ -103,6 +103,8 @@ pub const CONVERSATIONS: &[Conversation] = &[
         (Response, b"+OK\r\n+1339518083.107412 [0 127.0.0.1:60866] \"keys\" \"*\"\r\n"),
         (Request, b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n"),
         (Response, b"+FULLRESYNC 8de1787ba490483314a4d30f1c628bc5025eb761 0\r\n$5\r\nREDIS"),
+    ],
+    &[
         (Response, b"J\0\0\0\n8.0.36\0\x08\0\0\0saltsalt\0\x0d\xa2-\x02\0\x08\0\x15\0\0\0\0\0\0\0\0\0\0saltsaltsalt\0mysql_native_password\0"),
         (Request, b"D\0\0\x01\x0d\xa2\x08\0\0\0\0\x01-\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0alice\0\x02pwshop\0mysql_native_password\0"),
         (Response, b"\x07\0\0\x02\0\0\0\x02\0\0\0"),
