@@ -114,7 +114,9 @@ impl Conversations {
         }
         *last = (identification, size);
         losses.add(Loss::SnappedBytes, u64::from(size).saturating_sub(payload.len() as u64));
-        let body = Body::Datagram { direction, number: *number, size, unread: false, remote: Some(remote), payload };
+        // Port 0 is nobody's: a record says by it that the other end is not known.
+        let remote = Some(remote).filter(|remote| remote.port != 0);
+        let body = Body::Datagram { direction, number: *number, size, unread: false, remote, payload };
         *number += 1;
         out(Event { header: header(conversation.id, time_ns), body });
     }
