@@ -1,6 +1,7 @@
 //! Names the protocol of a connection from its first calls.
 //!
-//! A name needs an unmistakable opening in one flow or agreement of both. Bytes are held until then, so that the parser
+//! A name needs an unmistakable opening in one flow or agreement of both, and where the role is unknown, an agreement that
+//! does not hold with the ends reversed. Bytes are held until then, so that the parser
 //! misses nothing; a connection that no protocol claims within [`CALLS_MAX`] calls or [`BYTES_MAX`] bytes stays unnamed.
 
 use crate::{
@@ -75,8 +76,9 @@ impl Detector {
             for &flow in flows {
                 let likeness = self.likeness(definition, direction, flow);
                 hopeless &= likeness == Likeness::No;
-                let agreed =
-                    likeness == Likeness::Likely && self.likeness(definition, opposite(direction), flow.opposite()) >= Likeness::Likely;
+                let agreed = likeness == Likeness::Likely
+                    && self.agrees(definition, direction, flow)
+                    && (flows.len() == 1 || !self.agrees(definition, direction, flow.opposite()));
                 if likeness == Likeness::Certain || agreed {
                     let sent = if direction == Direction::Sent { flow } else { flow.opposite() };
                     return Verdict::Named { definition, sent };
@@ -139,6 +141,13 @@ impl Detector {
     /// Gives up what is held of a direction: its next call is a new candidate.
     fn restart(&mut self, direction: Direction) {
         self.candidates[index(direction)].bytes.clear();
+    }
+
+    /// Both directions look like `definition` where the bytes of `direction` are `flow`. With an unknown role that says something only
+    /// if it does not hold the other way round, too: what either side may send does not tell who is who.
+    fn agrees(&self, definition: &Definition, direction: Direction, flow: Flow) -> bool {
+        self.likeness(definition, direction, flow) >= Likeness::Likely
+            && self.likeness(definition, opposite(direction), flow.opposite()) >= Likeness::Likely
     }
 
     fn likeness(&self, definition: &Definition, direction: Direction, flow: Flow) -> Likeness {
