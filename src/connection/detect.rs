@@ -15,6 +15,10 @@ use super::stream::Segment;
 pub const CALLS_MAX: u32 = 16;
 /// After so many bytes without a name the connection is given up.
 pub const BYTES_MAX: u64 = 16 * 1024;
+/// The same where one side has said something likely since the connection opened and the other nothing at all: clients that load much data
+/// write before they read. When the other side begins to speak, the usual limits begin anew.
+pub const ALONE_CALLS_MAX: u32 = 64;
+pub const ALONE_BYTES_MAX: u64 = 1 << 20;
 
 /// What is known after a call.
 pub enum Verdict {
@@ -33,6 +37,8 @@ pub struct Detector {
     mid_stream: bool,
     calls: u32,
     bytes: u64,
+    /// The only side that spoke, where what it said is likely.
+    alone: Option<Direction>,
     held: Vec<Held>,
     payload: Vec<u8>,
     candidates: [Candidate; 2],
@@ -63,15 +69,24 @@ impl Detector {
 
     /// Takes a call and judges. `role` may be unknown; then the protocol tells it.
     pub fn judge(&mut self, role: Role, direction: Direction, segment: Segment<'_>) -> Verdict {
+        if self.alone.is_some_and(|speaker| speaker != direction) {
+            self.alone = None;
+            (self.calls, self.bytes) = (0, 0);
+        }
         self.calls += 1;
         self.bytes += segment.size;
+        let judged = self.candidates[index(direction)].bytes.len() as u64;
         self.hold(direction, segment);
+        if self.alone.is_some() && judged >= BYTES_MAX && !self.mid_stream {
+            // Nothing new: only the other side can say more.
+            return self.open();
+        }
         let flows: &[Flow] = match role.flow(direction) {
             Some(Flow::Request) => &[Flow::Request],
             Some(Flow::Response) => &[Flow::Response],
             None => &[Flow::Request, Flow::Response],
         };
-        let mut hopeless = true;
+        let (mut hopeless, mut likely) = (true, false);
         for definition in DEFINITIONS.iter().filter(|definition| definition.transports.contains(&Transport::Stream)) {
             for &flow in flows {
                 let likeness = self.likeness(definition, direction, flow);
@@ -83,6 +98,7 @@ impl Detector {
                     let sent = if direction == Direction::Sent { flow } else { flow.opposite() };
                     return Verdict::Named { definition, sent };
                 }
+                likely |= likeness == Likeness::Likely;
             }
         }
         if hopeless && !self.mid_stream {
@@ -91,7 +107,15 @@ impl Detector {
         if hopeless {
             self.restart(direction);
         }
-        if self.calls >= CALLS_MAX || self.bytes >= BYTES_MAX { Verdict::Unclaimed } else { Verdict::Open }
+        let unanswered = self.candidates[index(opposite(direction))].end == 0;
+        self.alone = (likely && unanswered && !self.mid_stream).then_some(direction);
+        self.open()
+    }
+
+    /// No name yet: whether there may be one.
+    fn open(&self) -> Verdict {
+        let (calls, bytes) = if self.alone.is_some() { (ALONE_CALLS_MAX, ALONE_BYTES_MAX) } else { (CALLS_MAX, BYTES_MAX) };
+        if self.calls >= calls || self.bytes >= bytes { Verdict::Unclaimed } else { Verdict::Open }
     }
 
     /// Where the parser's stream of a direction begins.
@@ -129,7 +153,9 @@ impl Detector {
             candidate.begin = segment.offset;
         }
         if segment.offset >= candidate.end || candidate.bytes.is_empty() {
-            candidate.bytes.extend_from_slice(segment.payload);
+            if (candidate.bytes.len() as u64) < BYTES_MAX {
+                candidate.bytes.extend_from_slice(segment.payload);
+            }
             candidate.end = segment.offset.saturating_add(segment.size);
         }
         if (segment.payload.len() as u64) < segment.size {

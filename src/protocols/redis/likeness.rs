@@ -1,12 +1,14 @@
 //! What the first bytes of a flow look like, and where a flow can be found again.
 
 use super::{
-    lookup::{Id, Keys, NAME_MAX},
+    lookup::{Id, NAME_MAX},
     request::inline_words,
     wire::{Line, Number, number, text},
 };
 use crate::{model::Flow, protocols::Likeness};
 
+/// No server takes a longer word.
+pub const WORD_MAX: u64 = 1 << 40;
 /// More words no server takes.
 pub const WORDS_MAX: u64 = 1 << 20;
 /// An inline command that is longer before its end is not taken for one when nothing else is known.
@@ -21,10 +23,12 @@ pub fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
     }
 }
 
-/// `*2\r\n$3\r\nGET\r\n`: the begin of a command.
+/// `*2\r\n$3\r\nGET\r\n`: the begin of a command, or what is left of one.
 fn request(bytes: &[u8]) -> Likeness {
-    if bytes.first() != Some(&b'*') {
-        return inline(bytes);
+    match bytes.first() {
+        Some(b'*') => {}
+        Some(b'$') => return rest_of_command(bytes),
+        _ => return inline(bytes),
     }
     match head(bytes) {
         Line::Partial => Likeness::Undecided,
@@ -143,8 +147,38 @@ fn word(bytes: &[u8]) -> Line<&[u8]> {
     }
 }
 
-/// A command as typed. Words that other protocols of lines know as well say nothing: for PING the answer speaks.
-fn inline(bytes: &[u8]) -> Likeness {
+/// Words of a command that was joined behind its begin, up to the next one's. A server's strings look the same: where the role is not
+/// known, it takes more than this to tell who asks.
+fn rest_of_command(bytes: &[u8]) -> Likeness {
+    let mut rest = bytes;
+    while rest.first() == Some(&b'$') {
+        match number(rest) {
+            Line::Whole(Number::Is(length), head) if length <= WORD_MAX => {
+                let end = head.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+                match rest.get(end..) {
+                    None => return Likeness::Likely,
+                    Some(behind) if behind.len() < 2 && b"\r\n".starts_with(behind) => return Likeness::Likely,
+                    Some(behind) => match behind.strip_prefix(b"\r\n") {
+                        Some(behind) => rest = behind,
+                        None => return Likeness::No,
+                    },
+                }
+            }
+            Line::Whole(..) | Line::Bad => return Likeness::No,
+            Line::Partial if rest.len() == bytes.len() => return Likeness::Undecided,
+            Line::Partial => return Likeness::Likely,
+        }
+    }
+    match head(rest) {
+        _ if rest.is_empty() => Likeness::Likely,
+        Line::Whole(..) | Line::Partial => Likeness::Likely,
+        Line::Bad => Likeness::No,
+    }
+}
+
+/// A command as typed: it needs an answer, since any line of words may look like one. Words that other protocols of lines know as well
+/// say nothing: for PING the answer speaks.
+pub fn inline(bytes: &[u8]) -> Likeness {
     let end = bytes.iter().take(INLINE_MAX).position(|&byte| byte == b'\n');
     let line = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -163,34 +197,23 @@ fn inline(bytes: &[u8]) -> Likeness {
     let words = inline_words(line).map_or(0, |words| words.count() as u64);
     match id.command().name {
         _ if !id.command().takes(words) => Likeness::No,
-        _ if are_inline(bytes) => Likeness::Certain,
         "PING" | "QUIT" | "AUTH" => Likeness::Undecided,
         _ => Likeness::Likely,
     }
 }
 
-/// Several lines, all of them commands, and one at least that only Redis knows.
-fn are_inline(bytes: &[u8]) -> bool {
-    let (mut count, mut own) = (0, false);
-    for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).take(2 * ALONE_COMMANDS) {
-        let Some(mut words) = inline_words(line) else { return false };
-        let number = words.clone().count() as u64;
-        let Some(id) = words.next().and_then(Id::named).filter(|id| id.command().takes(number)) else { return false };
-        count += 1;
-        own |= match id.command().name {
-            "SET" => number == 3,
-            name => id.command().keys != Keys::None && !SHARED.contains(&name),
-        };
+/// An array of words that can be a command, or may become one: nothing says who sent it.
+fn looks_asked(bytes: &[u8]) -> bool {
+    match head(bytes) {
+        Line::Whole(head, _) => head.is_valid() && words(bytes).is_some(),
+        Line::Partial => true,
+        Line::Bad => false,
     }
-    count >= ALONE_COMMANDS && own
 }
 
-/// Commands with a key that other protocols of lines know, too.
-const SHARED: [&str; 10] = ["GET", "APPEND", "TOUCH", "INCR", "DECR", "TYPE", "MOVE", "COPY", "RENAME", "DUMP"];
-
-/// An array of words that can be a command: nothing says who sent it.
-fn looks_asked(bytes: &[u8]) -> bool {
-    matches!(head(bytes), Line::Whole(head, _) if head.is_valid()) && words(bytes).is_some()
+/// Words of which the first names a command, as they stand behind the number of a command's words.
+fn looks_asked_behind(bytes: &[u8]) -> bool {
+    matches!(word(bytes), Line::Whole(name, used) if Id::named(name).is_some() && bytes.get(used) == Some(&b'$'))
 }
 
 /// The first line of a reply. A command's begin is also an array: that says nothing.
@@ -221,7 +244,7 @@ fn response(bytes: &[u8]) -> Likeness {
         b'$' | b'*' | b'%' | b'~' | b'>' | b'=' | b'!' | b'|' => match number(bytes) {
             Line::Whole(_, used) => match bytes.get(used) {
                 Some(next) if !matches!(kind, b'$' | b'=' | b'!') && !b"+-:$*_#,(=!%~|>".contains(next) => Likeness::No,
-                _ if *kind == b'*' && looks_asked(bytes) => Likeness::Undecided,
+                _ if *kind == b'*' && looks_asked(bytes) || *kind == b'$' && looks_asked_behind(bytes) => Likeness::Undecided,
                 _ => Likeness::Likely,
             },
             Line::Partial => Likeness::Undecided,

@@ -19,7 +19,7 @@ mod tests;
 mod wire;
 
 use self::{
-    likeness::{WORDS_MAX, begins_command, likeness},
+    likeness::{WORD_MAX, WORDS_MAX, begins_command, inline, likeness},
     lookup::Kind,
     pairing::{Onward, Pairing},
     reply::{Cursor, Taken},
@@ -35,8 +35,6 @@ pub const DEFINITION: Definition = Definition::stream(Protocol::Redis, likeness,
 
 /// Malformed messages with no exchange between after which a connection is not taken for Redis any more.
 const VIOLATIONS_MAX: u32 = 8;
-/// No server takes a longer word.
-const WORD_MAX: u64 = 1 << 40;
 
 /// What the next bytes of the client are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +187,7 @@ impl Redis {
     fn inline(&mut self, bytes: &[u8], first_ns: u64) -> Taken {
         let scanned = std::mem::take(&mut self.scanned);
         let found = bytes.get(scanned..).and_then(|rest| rest.iter().position(|&byte| byte == b'\n'));
-        if scanned == 0 && likeness(Flow::Request, bytes) == Likeness::No && !(self.understood && self.pairing.is_sure()) {
+        if scanned == 0 && inline(bytes) == Likeness::No && !(self.understood && self.pairing.is_sure()) {
             return Taken::Malformed;
         }
         let Some(found) = found else {
@@ -234,7 +232,8 @@ impl Redis {
             }
             match likeness(Flow::Response, bytes) {
                 Likeness::No => return self.pass_lost(bytes, at),
-                Likeness::Undecided if bytes.first() != Some(&b'*') => return Step::NeedMore,
+                // What a command begins like may be a reply all the same; the walk waits by itself for what is missing.
+                Likeness::Undecided if !matches!(bytes.first(), Some(b'*' | b'$')) => return Step::NeedMore,
                 _ => self.replies_lost = false,
             }
         }
