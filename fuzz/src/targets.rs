@@ -28,6 +28,9 @@ const LONGEST_TEXT: usize = MAX_BUFFERED;
 /// `CALLS_MAX` and `BYTES_MAX` of detection.
 const UNNAMED_CALLS: usize = 16;
 const UNNAMED_BYTES: u64 = 16 << 10;
+/// `ALONE_CALLS_MAX` and `ALONE_BYTES_MAX`: while only one side has spoken.
+const ALONE_CALLS: usize = 64;
+const ALONE_BYTES: u64 = 1 << 20;
 
 pub struct Target {
     /// Of its corpus, too: `fuzz/corpus/NAME`.
@@ -186,6 +189,7 @@ fn detection(input: &[u8]) {
     let mut connection = Connection::new(role, script.options.adopted(), Protocols::default());
     let mut out = Check { wants_attributes: script.options.wants_attributes(), last_ns: 1, exchanges: 0 };
     let (mut offsets, mut calls, mut bytes) = ([0_u64; 2], 0, 0);
+    let mut alone = None;
     for step in &script.steps {
         out.last_ns += 1_000;
         let (flow, payload, size, again) = match *step {
@@ -205,11 +209,18 @@ fn detection(input: &[u8]) {
         let before = connection.protocol();
         let outcome = connection.data(direction, Segment { offset, size, payload, time_ns: out.last_ns }, &mut out);
         offsets[flow.index()] = offsets[flow.index()].max(offset + size);
+        // The other side has its first word: the limits begin anew, once.
+        if alone == Some(flow.opposite()) {
+            (alone, calls, bytes) = (None, 0, 0);
+        } else if calls == 0 {
+            alone = Some(flow);
+        }
         (calls, bytes) = (calls + 1, bytes + size);
         let after = connection.protocol();
         assert_eq!(outcome.named, before != after, "a name is told when it is given or taken");
         if after.is_none() {
-            assert!(calls < UNNAMED_CALLS && bytes < UNNAMED_BYTES, "unnamed after {calls} calls and {bytes} bytes");
+            let limits = if alone.is_some() { (ALONE_CALLS, ALONE_BYTES) } else { (UNNAMED_CALLS, UNNAMED_BYTES) };
+            assert!(calls < limits.0 && bytes < limits.1, "unnamed after {calls} calls and {bytes} bytes");
         }
         if after == Some(Protocol::Unknown) && before != after {
             assert_eq!(outcome.wish, Some(Wish::NOTHING), "what nobody claims costs lengths only");

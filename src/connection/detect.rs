@@ -1,8 +1,8 @@
 //! Names the protocol of a connection from its first calls.
 //!
 //! A name needs an unmistakable opening in one flow or agreement of both, and where the role is unknown, an agreement that
-//! does not hold with the ends reversed. Bytes are held until then, so that the parser
-//! misses nothing; a connection that no protocol claims within [`CALLS_MAX`] calls or [`BYTES_MAX`] bytes stays unnamed.
+//! does not hold with the ends reversed. Bytes are held until then, so that the parser misses nothing; a connection that no
+//! protocol claims within [`CALLS_MAX`] calls or [`BYTES_MAX`] bytes stays unnamed, or somewhat later where only one side spoke.
 
 use crate::{
     model::{Direction, Flow, Role},
@@ -37,6 +37,8 @@ pub struct Detector {
     mid_stream: bool,
     calls: u32,
     bytes: u64,
+    /// By direction: something came.
+    spoke: [bool; 2],
     /// The only side that spoke, where what it said is likely.
     alone: Option<Direction>,
     held: Vec<Held>,
@@ -73,6 +75,7 @@ impl Detector {
             self.alone = None;
             (self.calls, self.bytes) = (0, 0);
         }
+        self.spoke[index(direction)] = true;
         self.calls += 1;
         self.bytes += segment.size;
         let judged = self.candidates[index(direction)].bytes.len() as u64;
@@ -107,8 +110,8 @@ impl Detector {
         if hopeless {
             self.restart(direction);
         }
-        let unanswered = self.candidates[index(opposite(direction))].end == 0;
-        self.alone = (likely && unanswered && !self.mid_stream).then_some(direction);
+        let answered = self.spoke[index(opposite(direction))];
+        self.alone = (likely && !answered && !self.mid_stream).then_some(direction);
         self.open()
     }
 
@@ -190,5 +193,101 @@ pub fn opposite(direction: Direction) -> Direction {
     match direction {
         Direction::Sent => Direction::Received,
         Direction::Received => Direction::Sent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        connection::Connection,
+        model::{Exchange, Protocol, Protocols},
+        protocols::{Capture, Loss, Sink},
+    };
+
+    #[derive(Default)]
+    struct Count(usize);
+
+    impl Sink for Count {
+        fn exchange(&mut self, _: &Exchange<'_>) {
+            self.0 += 1;
+        }
+
+        fn capture(&mut self, _: Capture) {}
+
+        fn lost(&mut self, _: Loss) {}
+    }
+
+    /// A watched socket to which calls are said one after the other.
+    struct Talk {
+        connection: Connection,
+        offsets: [u64; 2],
+        count: Count,
+    }
+
+    impl Talk {
+        fn new(role: Role, adopted: bool) -> Self {
+            Self { connection: Connection::new(role, adopted, Protocols::default()), offsets: [0; 2], count: Count::default() }
+        }
+
+        fn say(&mut self, direction: Direction, payload: &[u8]) -> Option<Protocol> {
+            let offset = &mut self.offsets[index(direction)];
+            let size = payload.len() as u64;
+            self.connection.data(direction, Segment { offset: *offset, size, payload, time_ns: 1 }, &mut self.count);
+            *offset += size;
+            self.connection.protocol()
+        }
+    }
+
+    /// basic.ack, which either side sends.
+    const ACK: &[u8] = b"\x01\0\x01\0\0\0\x0d\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0\xce";
+    /// channel.open, which only the client sends.
+    const OPEN: &[u8] = b"\x01\0\x02\0\0\0\x05\0\x14\0\x0a\0\xce";
+
+    #[test]
+    fn what_either_side_may_say_does_not_tell_who_is_who() {
+        for (asks, answers) in [(Direction::Sent, Direction::Received), (Direction::Received, Direction::Sent)] {
+            let mut talk = Talk::new(Role::Unknown, true);
+            assert_eq!((talk.say(asks, ACK), talk.say(answers, ACK)), (None, None));
+            assert_eq!(talk.say(asks, OPEN), Some(Protocol::Amqp), "only one side says this");
+            assert_eq!(talk.connection.role().flow(asks), Some(Flow::Request));
+        }
+        let mut talk = Talk::new(Role::Client, true);
+        assert_eq!((talk.say(Direction::Sent, ACK), talk.say(Direction::Received, ACK)), (None, Some(Protocol::Amqp)));
+    }
+
+    /// So many bytes and more of typed commands, and how many there are.
+    fn typed(bytes: usize) -> (Vec<u8>, usize) {
+        let line = b"SET key:1 value\r\n";
+        (line.repeat(bytes.div_ceil(line.len())), bytes.div_ceil(line.len()))
+    }
+
+    #[test]
+    fn a_client_that_writes_much_before_it_reads_has_all_of_it_understood() {
+        let (commands, number) = typed(900_000);
+        let mut talk = Talk::new(Role::Client, false);
+        for call in commands.chunks(16 * 1024) {
+            assert_eq!(talk.say(Direction::Sent, call), None);
+        }
+        assert_eq!(talk.say(Direction::Received, b"+O"), None, "its limits begin anew");
+        assert_eq!(talk.say(Direction::Received, b"K\r\n"), Some(Protocol::Redis));
+        talk.say(Direction::Received, &b"+OK\r\n".repeat(number - 1));
+        assert_eq!(talk.count.0, number);
+    }
+
+    #[test]
+    fn a_side_that_speaks_alone_is_given_up_in_the_end() {
+        let given_up = |adopted, call: &[u8]| {
+            let mut talk = Talk::new(Role::Client, adopted);
+            (1_u64..).find(|_| talk.say(Direction::Sent, call) == Some(Protocol::Unknown))
+        };
+        assert_eq!(given_up(false, b"SET a 0\n"), Some(ALONE_CALLS_MAX.into()));
+        assert_eq!(given_up(false, &typed(32 * 1024).0), Some(ALONE_BYTES_MAX.div_ceil(typed(32 * 1024).0.len() as u64)));
+        assert_eq!(given_up(true, b"SET a 0\n"), Some(CALLS_MAX.into()), "what came before may have been answered");
+        assert!(given_up(false, b"HELP\n") <= Some(CALLS_MAX.into()), "nobody's");
+        let mut talk = Talk::new(Role::Client, false);
+        assert!((0..40).all(|_| talk.say(Direction::Sent, b"SET a 0\n").is_none()));
+        let answers = (1_u32..).find(|_| talk.say(Direction::Received, b"") == Some(Protocol::Unknown));
+        assert_eq!(answers, Some(CALLS_MAX));
     }
 }
