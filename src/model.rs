@@ -169,6 +169,9 @@ impl Serialize for Protocol {
 pub struct Protocols(u16);
 
 impl Protocols {
+    pub const NONE: Protocols = Protocols(0);
+    pub const ALL: Protocols = Protocols((1 << Protocol::ALL.len()) - 1);
+
     pub fn contains(self, protocol: Protocol) -> bool {
         self.0 & (1 << protocol as u16) != 0
     }

@@ -3,7 +3,7 @@
 //! The first byte is [`Options`]; then payload as it is, in which [`ESCAPE`] begins an instruction. There are no lengths in front of
 //! anything: a byte put in or taken out changes one call, and leaves the rest as it was.
 
-use remora::model::Flow;
+use remora::model::{Flow, Protocols};
 
 /// Rare in every protocol, and never in UTF-8.
 pub const ESCAPE: u8 = 0xf7;
@@ -21,8 +21,8 @@ impl Options {
         self.0 & 1 != 0
     }
 
-    pub fn raw(self) -> bool {
-        self.0 & 2 != 0
+    pub fn raw(self) -> Protocols {
+        if self.0 & 2 != 0 { Protocols::ALL } else { Protocols::NONE }
     }
 
     pub fn wants_attributes(self) -> bool {

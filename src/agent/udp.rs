@@ -54,7 +54,7 @@ impl Sockets {
         // Nobody opens or closes it: it is none of the connections that are counted.
         about.established = false;
         around.bound(&about);
-        let talk = Datagrams::new(about.role);
+        let talk = Datagrams::new(about.role, around.options.raw);
         let bound = about.tuple;
         self.table.insert(id, Box::new(Socket { talk, about, bound }));
         self.met.push(id);

@@ -4,7 +4,7 @@
 //! bytes stays unnamed.
 
 use crate::{
-    model::{Direction, Endpoint, Flow, Protocol, Role, Wish},
+    model::{Direction, Endpoint, Flow, Protocol, Protocols, Role, Wish},
     protocols::{At, Capture, DEFINITIONS, Definition, Likeness, Opening, Parser, Sink, Step, Transport},
 };
 
@@ -33,6 +33,7 @@ pub struct Datagram<'a> {
 /// What one watched UDP socket says, from one long silence to the next.
 pub struct Datagrams {
     role: Role,
+    raw: Protocols,
     state: State,
     /// By direction.
     counts: [Counts; 2],
@@ -53,9 +54,9 @@ struct Parsing {
 }
 
 impl Datagrams {
-    /// `role` may be a guess: the protocol corrects it.
-    pub fn new(role: Role) -> Self {
-        Self { role, state: State::Detecting(Box::default()), counts: [Counts::default(); 2] }
+    /// `role` may be a guess: the protocol corrects it. `raw`: the protocols whose values may be shown.
+    pub fn new(role: Role, raw: Protocols) -> Self {
+        Self { role, raw, state: State::Detecting(Box::default()), counts: [Counts::default(); 2] }
     }
 
     /// `None` until it is known; [`Protocol::Unknown`] when nobody claims it.
@@ -94,7 +95,7 @@ impl Datagrams {
                     outcome = Outcome { wish: Some(Wish::NOTHING), named: true };
                 }
                 Verdict::Named { definition, sent } => {
-                    let opening = Opening { adopted: false, transport: Transport::Datagrams, raw: false };
+                    let opening = Opening { adopted: false, transport: Transport::Datagrams, raw: self.raw };
                     let mut parsing = Parsing { protocol: definition.protocol, parser: (definition.parser)(opening), sent };
                     for (direction, held) in detector.held() {
                         // A socket may have got anything before.
@@ -299,7 +300,7 @@ mod tests {
 
     impl Talk {
         fn new(role: Role) -> Self {
-            Self { socket: Datagrams::new(role), numbers: [0; 2], now_ns: 1_000, seen: Seen::default() }
+            Self { socket: Datagrams::new(role, Protocols::NONE), numbers: [0; 2], now_ns: 1_000, seen: Seen::default() }
         }
 
         fn datagram(&mut self, direction: Direction, payload: &[u8], remote: Option<Endpoint>) -> Outcome {

@@ -87,11 +87,10 @@ impl Connection {
                 Verdict::Named { definition, sent } => {
                     named = true;
                     let mid_stream = self.adopted || detector.begin(Direction::Sent) > 0 || detector.begin(Direction::Received) > 0;
-                    let raw = self.raw.contains(definition.protocol);
                     let mut parsing = Parsing {
                         protocol: definition.protocol,
                         waits: definition.waits,
-                        parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream, raw }),
+                        parser: (definition.parser)(Opening { adopted: mid_stream, transport: Transport::Stream, raw: self.raw }),
                         sent,
                         streams: [
                             Stream::starting_at(detector.begin(Direction::Sent)),

@@ -20,7 +20,7 @@ pub mod websocket;
 
 use std::net::IpAddr;
 
-use crate::model::{Endpoint, Exchange, Flow, Protocol};
+use crate::model::{Endpoint, Exchange, Flow, Protocol, Protocols};
 
 /// When the bytes handed to a parser were seen, in nanoseconds of the event clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +115,16 @@ pub struct Opening {
     /// The stream began before it was watched: the first bytes may be of any place in a conversation.
     pub adopted: bool,
     pub transport: Transport,
-    /// The user wants statements, keys and query strings of this protocol as they are. Credentials are left out all the same.
-    pub raw: bool,
+    /// The protocols of which the user wants statements, keys and query strings as they are; a set, since one protocol can be carried by
+    /// another. Credentials are left out all the same.
+    pub raw: Protocols,
+}
+
+impl Opening {
+    /// The user wants the values of `protocol`.
+    pub fn shows(&self, protocol: Protocol) -> bool {
+        self.raw.contains(protocol)
+    }
 }
 
 /// A protocol's state for one connection.

@@ -67,7 +67,7 @@ impl Amqp {
             opening: None,
             wished: false,
             violations: 0,
-            session: Session::new(opening.adopted, opening.raw),
+            session: Session::new(opening.adopted, opening.shows(Protocol::Amqp)),
         }
     }
 

@@ -28,14 +28,25 @@ pub enum Kind {
 
 /// Longest texts kept, in bytes: a thousand open requests must stay small.
 const MAX_PATH: usize = 1024;
+const MAX_QUERY: usize = MAX_PATH;
 const MAX_HOST: usize = 255;
 const MAX_AGENT: usize = 256;
 const MAX_TRACEPARENT: usize = 128;
 
+/// What of a request's head is kept besides method and path.
+#[derive(Clone, Copy)]
+pub struct Shown {
+    /// What only attributes show.
+    pub attributes: bool,
+    /// The query string, which is shown as an attribute.
+    pub query: bool,
+}
+
 pub struct Entry {
-    /// Method, path, host, user agent and traceparent, one after the other; `ends` are their ends. Without attributes only the first two.
+    /// Method, path, host, user agent, traceparent and query, one after the other; `ends` are their ends. Without attributes only the first
+    /// two, and the query only where the user wants it.
     text: String,
-    ends: [u16; 5],
+    ends: [u16; 6],
     port: Option<u16>,
     minor: u8,
     pub kind: Kind,
@@ -66,7 +77,7 @@ impl Entry {
     pub fn new() -> Self {
         Self {
             text: String::new(),
-            ends: [0; 5],
+            ends: [0; 6],
             port: None,
             minor: 1,
             kind: Kind::Plain,
@@ -100,20 +111,22 @@ impl Entry {
         self.text.capacity()
     }
 
-    /// Takes the request's head in. `attributes`: keep what only they show.
-    pub fn ask(&mut self, head: &RequestHead<'_>, length: usize, start_ns: u64, attributes: bool) {
+    /// Takes the request's head in.
+    pub fn ask(&mut self, head: &RequestHead<'_>, length: usize, start_ns: u64, shown: Shown) {
         let target = head::target(head.method, head.target);
         if target.path.len() > MAX_PATH {
             self.flags.insert(Flags::TRUNCATED);
         }
         let method = head.method.get(..MAX_METHOD).unwrap_or(head.method);
         let path = target.path.get(..MAX_PATH).unwrap_or(target.path);
-        if attributes {
+        if shown.attributes {
             // The target's authority overrides Host (RFC 9112 section 3.2.2).
             let (host, port) = head::host_and_port(target.authority.or(head.host).unwrap_or_default());
             let agent = head.user_agent.unwrap_or_default();
             let traceparent = head.traceparent.filter(|value| value.len() <= MAX_TRACEPARENT).unwrap_or_default();
-            self.keep([method, path, host.get(..MAX_HOST).unwrap_or(host), agent.get(..MAX_AGENT).unwrap_or(agent), traceparent]);
+            let (host, agent) = (host.get(..MAX_HOST).unwrap_or(host), agent.get(..MAX_AGENT).unwrap_or(agent));
+            let query = if shown.query { target.query } else { b"" };
+            self.keep([method, path, host, agent, traceparent, query.get(..MAX_QUERY).unwrap_or(query)]);
             self.port = port;
         } else {
             self.keep([method, path]);
@@ -200,10 +213,14 @@ impl Entry {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
+        let path = match self.text(5) {
+            "" => self.text(1).to_owned(),
+            query => format!("{}?{query}", self.text(1)),
+        };
         let sent = |text| Some(str::as_bytes(text)).filter(|text| !text.is_empty());
         let request = http2::UpgradedRequest {
             method: self.text(0).as_bytes(),
-            path: self.text(1).as_bytes(),
+            path: path.as_bytes(),
             authority: sent(&authority),
             user_agent: sent(user_agent),
             traceparent: sent(traceparent),
@@ -265,7 +282,7 @@ impl Entry {
         let (method, path) = (self.text(0), self.text(1));
         let digits = self.status.map(|status| [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8));
         let status = digits.as_ref().and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();
-        let mut attributes: SmallVec<[(&'static str, Value<'_>); 12]> = SmallVec::new();
+        let mut attributes: SmallVec<[(&'static str, Value<'_>); 13]> = SmallVec::new();
         if out.wants_attributes() {
             self.attributes(status, &mut attributes);
         }
@@ -290,7 +307,7 @@ impl Entry {
     }
 
     /// `status` as text.
-    fn attributes<'a>(&'a self, status: &'a str, attributes: &mut SmallVec<[(&'static str, Value<'a>); 12]>) {
+    fn attributes<'a>(&'a self, status: &'a str, attributes: &mut SmallVec<[(&'static str, Value<'a>); 13]>) {
         let (method, path, host, agent, traceparent) = (self.text(0), self.text(1), self.text(2), self.text(3), self.text(4));
         if KNOWN_METHODS.contains(&method) {
             attributes.push(("http.request.method", Value::Text(method)));
@@ -299,6 +316,10 @@ impl Entry {
             attributes.push(("http.request.method_original", Value::Text(method)));
         }
         attributes.push(("url.path", Value::Text(path)));
+        let query = self.text(5);
+        if !query.is_empty() {
+            attributes.push(("url.query", Value::Text(query)));
+        }
         attributes.push(("network.protocol.version", Value::Text(if self.minor == 0 { "1.0" } else { "1.1" })));
         if let Some(status) = self.status {
             attributes.push(("http.response.status_code", Value::Int(i64::from(status))));

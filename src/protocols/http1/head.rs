@@ -441,6 +441,8 @@ pub fn chunk_size(line: &[u8]) -> Option<u64> {
 pub struct Target<'a> {
     /// Without query and fragment; the whole target of CONNECT and of `OPTIONS *`.
     pub path: &'a [u8],
+    /// Behind the `?`, without the fragment; empty where there is none.
+    pub query: &'a [u8],
     /// Of the absolute and the authority form, without user information.
     pub authority: Option<&'a [u8]>,
 }
@@ -452,24 +454,28 @@ pub fn target<'a>(method: &[u8], target: &'a [u8]) -> Target<'a> {
         let path = find(b'#', path).and_then(|end| path.get(..end)).unwrap_or(path);
         if path.is_empty() { b"/" } else { path }
     };
+    let query_of = |text: &'a [u8]| {
+        let text = find(b'#', text).and_then(|end| text.get(..end)).unwrap_or(text);
+        find(b'?', text).and_then(|begin| text.get(begin + 1..)).unwrap_or_default()
+    };
     if method == b"CONNECT" {
         let authority = without_user(strip_query(target));
-        return Target { path: authority, authority: Some(authority) };
+        return Target { path: authority, query: b"", authority: Some(authority) };
     }
     if matches!(target.first(), Some(b'/' | b'*')) {
-        return Target { path: strip_query(target), authority: None };
+        return Target { path: strip_query(target), query: query_of(target), authority: None };
     }
     let Some(scheme_end) = target.windows(3).position(|window| window == b"://") else {
-        return Target { path: strip_query(target), authority: None };
+        return Target { path: strip_query(target), query: query_of(target), authority: None };
     };
     // A query may hold a URL of its own.
     if find(b'?', target).is_some_and(|query| query < scheme_end) {
-        return Target { path: strip_query(target), authority: None };
+        return Target { path: strip_query(target), query: query_of(target), authority: None };
     }
     let rest = target.get(scheme_end + 3..).unwrap_or_default();
     let end = rest.iter().position(|&byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, b""));
-    Target { path: strip_query(path), authority: Some(without_user(authority)) }
+    Target { path: strip_query(path), query: query_of(path), authority: Some(without_user(authority)) }
 }
 
 fn without_user(authority: &[u8]) -> &[u8] {

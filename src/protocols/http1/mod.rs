@@ -20,7 +20,7 @@ use self::{
     pairing::{Pairing, ResponseFlow},
 };
 use crate::{
-    model::{Flow, Protocol},
+    model::{Flow, Protocol, Protocols},
     protocols::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step, websocket},
 };
 
@@ -81,16 +81,25 @@ struct Http1 {
     adopted: bool,
     /// What follows the requests that were seen is another protocol's.
     switched: bool,
-    raw: bool,
+    raw: Protocols,
     /// The parser of what follows an upgrade, when there is one: everything is handed to it.
     successor: Option<Box<dyn Parser>>,
 }
 
 impl Http1 {
-    fn new(Opening { adopted, raw, .. }: Opening) -> Self {
+    fn new(opening: Opening) -> Self {
+        let Opening { adopted, raw, .. } = opening;
         let place = if adopted { Place::Lost } else { Place::Head };
         let lanes = [(); 2].map(|()| Lane { place, scanned: 0, reads: false });
-        Self { lanes, pairing: Pairing::new(adopted), understood: false, adopted, switched: false, raw, successor: None }
+        Self {
+            lanes,
+            pairing: Pairing::new(adopted, opening.shows(Protocol::Http)),
+            understood: false,
+            adopted,
+            switched: false,
+            raw,
+            successor: None,
+        }
     }
 
     fn lane(&mut self, flow: Flow) -> &mut Lane {
@@ -220,7 +229,7 @@ impl Http1 {
         self.pairing.request_head(&head, length, at, response, out);
         self.lane(Flow::Request).reads = head.grpc_web.is_some();
         if head.grpc_web.is_some() {
-            self.pairing.begin_call(&head, bytes, at, self.raw, out);
+            self.pairing.begin_call(&head, bytes, at, self.raw.contains(Protocol::Grpc), out);
         }
         let step = match head.framing {
             Framing::Invalid => {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    entry::{Entry, Kind},
+    entry::{Entry, Kind, Shown},
     head::{RequestHead, ResponseHead},
 };
 use crate::{
@@ -39,6 +39,8 @@ enum Trust {
 }
 
 pub struct Pairing {
+    /// Query strings are kept.
+    queries: bool,
     /// The first `asked` have a request head, the first `answered` a final response head.
     entries: VecDeque<Box<Entry>>,
     asked: usize,
@@ -58,8 +60,10 @@ pub struct Pairing {
 }
 
 impl Pairing {
-    pub fn new(adopted: bool) -> Self {
+    /// `queries`: query strings may be shown.
+    pub fn new(adopted: bool, queries: bool) -> Self {
         Self {
+            queries,
             entries: VecDeque::new(),
             asked: 0,
             answered: 0,
@@ -145,7 +149,7 @@ impl Pairing {
                 self.trust = Trust::Trial(0);
             } else {
                 if let Some(entry) = self.entries.get_mut(self.asked) {
-                    entry.ask(head, length, at.first_ns, out.wants_attributes());
+                    entry.ask(head, length, at.first_ns, Shown { attributes: out.wants_attributes(), query: self.queries });
                     self.asked += 1;
                     self.asking = true;
                 }
@@ -214,7 +218,7 @@ impl Pairing {
         }
         let mut entry = self.fresh();
         entry.held = held;
-        entry.ask(head, length, at.first_ns, out.wants_attributes());
+        entry.ask(head, length, at.first_ns, Shown { attributes: out.wants_attributes(), query: self.queries });
         self.entries.push_back(entry);
         self.asked += 1;
         self.asking = true;

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{head::Head, hpack::Name};
 use crate::{
-    model::{Exchange, Flags, Flow, Protocol, Value},
+    model::{Exchange, Flags, Flow, Protocol, Protocols, Value},
     protocols::{At, Sink, grpc, http1::head::host_and_port},
 };
 
@@ -109,15 +109,15 @@ impl Entry {
         if self.is_call { self.call.as_deref_mut() } else { None }
     }
 
-    fn begin_call(&mut self, raw: bool) -> &mut grpc::Call {
+    fn begin_call(&mut self, raw: Protocols) -> &mut grpc::Call {
         self.is_call = true;
-        let call = self.call.get_or_insert_with(|| Box::new(grpc::Call::new(raw)));
+        let call = self.call.get_or_insert_with(|| Box::new(grpc::Call::new(raw.contains(Protocol::Grpc))));
         call.clear();
         call
     }
 
     /// Takes the request's head in; `head` is exchanged for memory to read the next one into.
-    pub fn ask(&mut self, head: &mut Head, start_ns: u64, raw: bool, attributes: bool) {
+    pub fn ask(&mut self, head: &mut Head, start_ns: u64, raw: Protocols, attributes: bool) {
         self.asked = true;
         self.start_ns = start_ns;
         self.announced = [head.length(), None];
@@ -140,7 +140,7 @@ impl Entry {
         }
     }
 
-    fn ask_call(&mut self, head: &Head, start_ns: u64, raw: bool, attributes: bool) {
+    fn ask_call(&mut self, head: &Head, start_ns: u64, raw: Protocols, attributes: bool) {
         let headers = grpc::RequestHeaders {
             path: head.get(Name::Path),
             authority: head.get(Name::Authority).or(head.get(Name::Host)),
@@ -161,7 +161,7 @@ impl Entry {
     }
 
     /// Only the response tells that this is a call of gRPC: the request's fields could not all be read, or were not seen yet.
-    pub fn turn_into_call(&mut self, raw: bool, attributes: bool, at_ns: u64) {
+    pub fn turn_into_call(&mut self, raw: Protocols, attributes: bool, at_ns: u64) {
         if self.is_call || (self.asked && !self.request.incomplete) {
             return;
         }
@@ -259,7 +259,7 @@ impl Entry {
     }
 
     /// Tells `out` of the exchange.
-    pub fn emit(&mut self, ending: Ending, adopted: bool, raw: bool, out: &mut dyn Sink) {
+    pub fn emit(&mut self, ending: Ending, adopted: bool, raw: Protocols, out: &mut dyn Sink) {
         let cut = !(self.request_done && self.response_done);
         self.settle_lengths();
         let mut flags = self.flags;
@@ -292,7 +292,7 @@ impl Entry {
         self.exchange(flags, failure, raw, out);
     }
 
-    fn exchange(&self, flags: Flags, failure: Option<&'static str>, raw: bool, out: &mut dyn Sink) {
+    fn exchange(&self, flags: Flags, failure: Option<&'static str>, raw: Protocols, out: &mut dyn Sink) {
         let digits = self.status.map(|status| [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8));
         let status = digits.as_ref().and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();
         let failed = self.status.is_some_and(|status| status >= 500);
@@ -313,7 +313,7 @@ impl Entry {
             if !resource.is_empty() {
                 attributes.push(("url.path", Value::Text(resource)));
             }
-            if raw && !query.is_empty() {
+            if raw.contains(Protocol::Http2) && !query.is_empty() {
                 attributes.push(("url.query", Value::Text(query)));
             }
             attributes.push(("network.protocol.version", Value::Text("2")));

@@ -8,7 +8,7 @@ use super::{
     streams::{Slot, Streams},
 };
 use crate::{
-    model::{Flags, Flow},
+    model::{Flags, Flow, Protocols},
     protocols::{At, Loss, Opening, Sink, grpc},
 };
 
@@ -36,7 +36,7 @@ pub struct Session {
     decoders: [Decoder; 2],
     /// Memory to read the next block into.
     head: Head,
-    raw: bool,
+    raw: Protocols,
     adopted: bool,
     /// The highest stream that the client opened.
     last_asked: u32,

@@ -12,7 +12,7 @@ use super::{
     statements::{Statement, Statements},
 };
 use crate::{
-    model::Flags,
+    model::{Flags, Protocol},
     protocols::{Loss, Opening, Sink},
 };
 
@@ -95,7 +95,7 @@ impl Session {
     pub fn new(opening: Opening) -> Self {
         Self {
             connection: Connection { adopted: opening.adopted, ..Connection::default() },
-            statements: Statements::new(opening.raw),
+            statements: Statements::new(opening.shows(Protocol::Mysql)),
             answer: Answer::default(),
             eofs: None,
             paired: !opening.adopted,

@@ -68,7 +68,8 @@ struct Redis {
 }
 
 impl Redis {
-    fn new(Opening { adopted, raw, .. }: Opening) -> Self {
+    fn new(opening: Opening) -> Self {
+        let (adopted, raw) = (opening.adopted, opening.shows(Protocol::Redis));
         Self {
             place: if adopted { Place::Lost } else { Place::Command },
             asking: Asking::new(raw),

@@ -2,7 +2,7 @@
 
 use super::{super::DEFINITION, speech::*};
 use crate::{
-    model::{Flags, Flow::Request},
+    model::{Flags, Flow::Request, Protocols},
     protocols::{
         Capture, Loss, Opening,
         testing::{Conversation, OwnedExchange, OwnedValue},
@@ -575,7 +575,7 @@ fn bytes_that_are_no_frames_end_the_parsing() {
 
 #[test]
 fn names_are_shown_whole_only_where_that_was_asked_for_and_secrets_never() {
-    let mut talk = Conversation::opened(|_| (DEFINITION.parser)(Opening { raw: true, ..Opening::default() }));
+    let mut talk = Conversation::opened(|_| (DEFINITION.parser)(Opening { raw: Protocols::ALL, ..Opening::default() }));
     begin(&mut talk, 8);
     talk.request(publish(1, "", "amq.gen-JzTY20BRgKO", b"hunter2"));
     assert_eq!(told(&mut talk).last().unwrap(), "basic.publish amq.default/amq.gen-JzTY20BRgKO ");

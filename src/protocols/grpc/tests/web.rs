@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::web::{Encoding, encoding};
 use crate::{
-    model::{Flags, Flow},
+    model::{Flags, Flow, Protocol, Protocols},
     protocols::{
         DEFINITIONS, Loss, Opening, Parser,
         testing::{
@@ -16,12 +16,12 @@ use crate::{
 };
 
 fn parser(opening: Opening) -> Box<dyn Parser> {
-    let http = DEFINITIONS.iter().find(|definition| definition.protocol == crate::model::Protocol::Http).unwrap();
+    let http = DEFINITIONS.iter().find(|definition| definition.protocol == Protocol::Http).unwrap();
     (http.parser)(opening)
 }
 
 fn raw(opening: Opening) -> Box<dyn Parser> {
-    parser(Opening { raw: true, ..opening })
+    parser(Opening { raw: Protocols::from_iter([Protocol::Grpc]), ..opening })
 }
 
 fn opened() -> Conversation {

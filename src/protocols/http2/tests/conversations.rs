@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{Flags, Flow},
+    model::{Flags, Flow, Protocol, Protocols},
     protocols::{
         Capture, Loss, Opening,
         http2::{UpgradedRequest, upgraded},
@@ -439,7 +439,7 @@ fn secrets_stay_inside_and_a_query_leaves_only_when_it_is_asked_for() {
     let answer = kept(&[(":status", "200"), ("set-cookie", secret), ("location", secret), ("www-authenticate", secret)]);
     for raw in [false, true] {
         let open: fn(Opening) -> Box<dyn crate::protocols::Parser> =
-            if raw { |opening| parser(Opening { raw: true, ..opening }) } else { parser };
+            if raw { |opening| parser(Opening { raw: Protocols::from_iter([Protocol::Http2]), ..opening }) } else { parser };
         let mut talk = Conversation::opened(open);
         talk.request([super::super::PREFACE.as_slice(), &settings()].concat()).response(settings());
         talk.request(frame(HEADERS, END_HEADERS, 1, &request)).request(frame(DATA, 0, 1, secret));

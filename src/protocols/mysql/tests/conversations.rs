@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{Flags, Flow},
+    model::{Flags, Flow, Protocol, Protocols},
     protocols::{Capture, Loss},
 };
 
@@ -418,7 +418,7 @@ fn backslashes_mean_what_the_server_says_they_mean() {
 
 #[test]
 fn texts_come_as_they_are_where_the_user_wants_it_but_for_credentials() {
-    let mut talk = Conversation::opened(|opening| (DEFINITION.parser)(Opening { raw: true, ..opening }));
+    let mut talk = Conversation::opened(|opening| (DEFINITION.parser)(Opening { raw: Protocols::from_iter([Protocol::Mysql]), ..opening }));
     talk.response(greeting("8.0.36", PLAIN)).request(login(PLAIN)).response(ok(2, 0, AUTOCOMMIT));
     talk.request(query("SELECT 'this'; SELECT 'that'")).response([rows_from(1, 1, true, MORE), rows_from(6, 1, true, AUTOCOMMIT)].concat());
     talk.request(query("CREATE USER x IDENTIFIED BY 'hunter2'")).response(ok(1, 0, AUTOCOMMIT));

@@ -2,13 +2,16 @@ mod conversations;
 mod golden;
 
 use super::DEFINITION;
-use crate::protocols::{
-    Opening, Transport,
-    testing::{Collected, Conversation, golden::Call},
+use crate::{
+    model::Protocols,
+    protocols::{
+        Opening, Transport,
+        testing::{Collected, Conversation, golden::Call},
+    },
 };
 
-pub const OPEN: Opening = Opening { adopted: false, transport: Transport::Stream, raw: false };
-pub const ADOPT: Opening = Opening { adopted: true, transport: Transport::Stream, raw: false };
+pub const OPEN: Opening = Opening { adopted: false, transport: Transport::Stream, raw: Protocols::NONE };
+pub const ADOPT: Opening = Opening { adopted: true, transport: Transport::Stream, raw: Protocols::NONE };
 
 pub fn conversation(opening: Opening) -> Conversation {
     if opening.adopted { Conversation::adopted(DEFINITION.parser, 0) } else { Conversation::opened(DEFINITION.parser) }

@@ -5,9 +5,12 @@ mod oracle;
 mod secrets;
 
 use super::DEFINITION;
-use crate::protocols::{
-    Opening,
-    testing::{Conversation, OwnedExchange},
+use crate::{
+    model::{Protocol, Protocols},
+    protocols::{
+        Opening,
+        testing::{Conversation, OwnedExchange},
+    },
 };
 
 /// A command as clients send it.
@@ -46,7 +49,7 @@ fn adopted() -> Conversation {
 
 /// With the keys as they are.
 fn raw() -> Conversation {
-    Conversation::opened(|opening| (DEFINITION.parser)(Opening { raw: true, ..opening }))
+    Conversation::opened(|opening| (DEFINITION.parser)(Opening { raw: Protocols::from_iter([Protocol::Redis]), ..opening }))
 }
 
 /// "GET user:? " of every exchange, after the close.
