@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::{likeness, parser};
 use crate::{
-    model::{Flags, Flow},
-    protocols::{Capture, Likeness, Loss, testing::Conversation},
+    model::{Flags, Flow, Protocol, Protocols},
+    protocols::{Capture, Likeness, Loss, Opening, testing::Conversation},
 };
 
 const GET: &str = "GET /a?token=secret HTTP/1.1\r\nHost: shop:8080\r\nUser-Agent: curl/8\r\ntraceparent: 00-ab-cd-01\r\n\r\n";
@@ -479,4 +479,30 @@ fn survives_twenty_thousand_mutated_conversations() {
         talk.close();
         assert!(talk.seen.exchanges.len() <= 100);
     }
+}
+
+#[test]
+fn secrets_stay_inside_and_a_query_leaves_only_when_it_is_asked_for() {
+    let head =
+        "Authorization: Basic hunter2\r\nCookie: id=hunter2\r\nX-Api-Key: hunter2\r\nReferer: http://a/?hunter2\r\nContent-Length: 7\r\n";
+    let answer = "HTTP/1.1 302 hunter2\r\nSet-Cookie: id=hunter2\r\nLocation: /?hunter2\r\nContent-Length: 7\r\n\r\nhunter2";
+    for target in ["/a?token=hunter2#hunter2", "http://me:hunter2@shop/a?token=hunter2"] {
+        for wanted in [Protocols::NONE, Protocols::from_iter([Protocol::Grpc]), Protocols::from_iter([Protocol::Http])] {
+            let shown = wanted.contains(Protocol::Http);
+            let mut talk = Conversation::new(parser(Opening { raw: wanted, ..Opening::default() }), 0);
+            talk.request(format!("POST {target} HTTP/1.1\r\nHost: shop\r\n{head}\r\nhunter2")).response(answer).close();
+            let told = format!("{:?}", talk.seen);
+            assert_eq!(talk.summaries(), ["POST /a 302"]);
+            assert_eq!(told.matches("hunter2").count(), usize::from(shown), "{told}");
+            assert_eq!(talk.seen.exchanges[0].text("url.query"), shown.then_some("token=hunter2"));
+        }
+    }
+}
+
+#[test]
+fn a_query_that_is_asked_for_is_bounded_like_the_path() {
+    let wanted = Protocols::from_iter([Protocol::Http]);
+    let mut talk = Conversation::new(parser(Opening { raw: wanted, ..Opening::default() }), 0);
+    talk.request(get(&format!("/a?{}", "x".repeat(5000)))).response(OK);
+    assert_eq!(talk.seen.exchanges[0].text("url.query").map(str::len), Some(1024));
 }

@@ -22,7 +22,6 @@ use login::{Login, Stage};
 use packets::{HEADER, Head, LARGEST, LittleEndian};
 use record::Identity;
 use session::{Request, Session};
-use statements::Statement;
 
 use super::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step, reader::Reader};
 use crate::model::{Flags, Flow, Protocol};
@@ -226,10 +225,10 @@ impl Mysql {
         match command {
             Command::Query => request.text = query_text(body, self.attributes).map(|text| self.session.statements.text(text, cut)),
             Command::Prepare => request.text = Some(self.session.statements.text(body, cut)),
-            Command::InitDb | Command::CreateDb | Command::DropDb => request.text = Some(Statement::named(body).into()),
+            Command::InitDb | Command::CreateDb | Command::DropDb => request.text = Some(statements::named(body).into()),
             Command::FieldList => {
                 let table = body.split(|&byte| byte == 0).next().unwrap_or_default();
-                request.text = Some(Statement::named(table).into());
+                request.text = Some(statements::named(table).into());
             }
             Command::ChangeUser => {
                 let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{packets::ServerError, statements::Statement};
+use super::packets::ServerError;
 use crate::{
     model::{Exchange, Flags, Protocol, Value},
-    protocols::Sink,
+    protocols::{Sink, sql::QueryText},
 };
 
 /// Who the connection belongs to; empty where its beginning was not seen.
@@ -34,7 +34,7 @@ pub struct Finished {
     pub first_ns: Option<u64>,
     pub end_ns: u64,
     pub operation: &'static str,
-    pub statement: Option<Arc<Statement>>,
+    pub statement: Option<Arc<QueryText>>,
     /// Which of its statements.
     pub index: usize,
     /// Shown where there is no such statement.
@@ -58,7 +58,7 @@ pub struct Connection {
 impl Finished {
     pub fn write(&self, connection: &Connection, out: &mut dyn Sink) {
         let statement = self.statement.as_deref();
-        let normalised = statement.and_then(|statement| statement.text.get(self.index)).filter(|normalised| !normalised.text.is_empty());
+        let normalised = statement.and_then(|statement| statement.get(self.index)).filter(|normalised| !normalised.text.is_empty());
         let resource = normalised.map_or(self.unknown, |normalised| normalised.text);
         let mut flags = self.flags;
         if connection.adopted {

@@ -9,11 +9,11 @@ use super::{
     commands::{Command, LAST_PREPARED, Shape},
     packets::{MORE_RESULTS, NO_BACKSLASH_ESCAPES},
     record::{Connection, Finished, Identity, Outcome},
-    statements::{Statement, Statements},
+    statements::Statements,
 };
 use crate::{
     model::{Flags, Protocol},
-    protocols::{Loss, Opening, Sink},
+    protocols::{Loss, Opening, Sink, sql::QueryText},
 };
 
 /// Open commands kept for a connection.
@@ -42,7 +42,7 @@ pub struct Request {
     /// Number of its last packet; the answer goes on from there.
     pub sequence: u8,
     pub statement: u32,
-    pub text: Option<Arc<Statement>>,
+    pub text: Option<Arc<QueryText>>,
     /// Who the connection belongs to once the server agrees.
     pub identity: Option<Box<Identity>>,
     pub flags: Flags,
@@ -282,7 +282,7 @@ impl Session {
             return false;
         }
         let statements = match self.pending.front() {
-            Some(Request { command: Command::Query, text: Some(text), .. }) => text.text.count().saturating_sub(self.progress.index),
+            Some(Request { command: Command::Query, text: Some(text), .. }) => text.count().saturating_sub(self.progress.index),
             _ => 1,
         };
         if self.pending.len() == 1 && !self.ahead && statements == 1 && lost < LOST_MAX {
@@ -391,8 +391,8 @@ impl Session {
             return true;
         }
         let Some(statement) = &request.text else { return true };
-        let last = self.progress.index + 1 == statement.text.count();
-        match statement.text.get(self.progress.index) {
+        let last = self.progress.index + 1 == statement.count();
+        match statement.get(self.progress.index) {
             Some(one) if one.operation == "CALL" => !matches!(end, End::Done(_)),
             // Whatever is executed may be a CALL or a block of statements.
             Some(one) => {
@@ -444,8 +444,8 @@ impl Session {
             _ if command.names_statement() && request.statement == LAST_PREPARED => (self.statements.last(), 0),
             _ => (request.text.clone(), 0),
         };
-        let verb = statement.as_ref().and_then(|statement| statement.text.get(index)).map_or("", |one| one.operation);
-        let empty = statement.as_ref().is_some_and(|statement| statement.text.count() == 0);
+        let verb = statement.as_ref().and_then(|statement| statement.get(index)).map_or("", |one| one.operation);
+        let empty = statement.as_ref().is_some_and(|statement| statement.count() == 0);
         let (operation, unknown) = match command {
             Command::Query if empty => ("EMPTY", ""),
             Command::Query => (verb, BEYOND_TEXT),
@@ -486,10 +486,10 @@ impl Session {
                 self.statements.clear();
             }
             Command::ResetConnection => self.statements.clear(),
-            Command::InitDb => self.use_database(request.text.as_deref().and_then(|name| name.text.get(0)).map(|name| name.text)),
+            Command::InitDb => self.use_database(request.text.as_deref().and_then(|name| name.get(0)).map(|name| name.text)),
             Command::Query => {
-                let count = request.text.as_ref().map_or(0, |text| text.text.count());
-                let one = |index| request.text.as_ref().and_then(|text| text.text.get(index));
+                let count = request.text.as_ref().map_or(0, |text| text.count());
+                let one = |index| request.text.as_ref().and_then(|text| text.get(index));
                 let used = (0..count).filter_map(one).rfind(|one| one.operation == "USE");
                 if let Some(used) = used {
                     self.use_database(used.text.get(4..).map(|name| name.trim_matches('`')));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::protocols::sql::{Dialect, Text};
+use crate::protocols::sql::{Dialect, QueryText};
 
 /// Prepared statements remembered for a connection.
 const STATEMENTS_LIMIT: usize = 1024;
@@ -13,51 +13,15 @@ const STATEMENTS_LIMIT: usize = 1024;
 const TEXTS_LIMIT: usize = 2 * 1024 * 1024;
 /// Buffers kept for use again.
 const SPARE_LIMIT: usize = 8;
-/// Longest text kept as it was, when the user asked for that.
-const RAW_LIMIT: usize = 4096;
 
-/// A text fit to be shown, and the text as it was where the user wants it.
-#[derive(Clone, Debug, Default)]
-pub struct Statement {
-    pub text: Text,
-    raw: String,
-}
-
-impl Statement {
-    pub fn named(name: &[u8]) -> Self {
-        let shown: String = String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).take(128).collect();
-        Self { text: Text::placeholder(shown), raw: String::new() }
-    }
-
-    /// Bytes held.
-    pub fn size(&self) -> usize {
-        self.text.size() + self.raw.len()
-    }
-
-    /// One of its statements as it was sent; empty where the user did not ask for it or it holds a credential.
-    pub fn raw(&self, index: usize) -> &str {
-        self.text.source(index).and_then(|range| self.raw.get(range)).map_or("", str::trim)
-    }
-
-    fn set(&mut self, sql: &[u8], cut: bool, escapes: Option<bool>, raw: bool) {
-        self.text.set(sql, cut, Dialect::Mysql { escapes });
-        self.raw.clear();
-        if raw && !holds_credential(sql) {
-            // What does not fit or is not UTF-8 is left to the normalised form.
-            self.raw.push_str(std::str::from_utf8(sql).ok().filter(|sql| sql.len() <= RAW_LIMIT).unwrap_or_default());
-        }
-    }
-}
-
-/// IDENTIFIED BY, PASSWORD(), MASTER_PASSWORD and the like.
-fn holds_credential(sql: &[u8]) -> bool {
-    let holds = |word: &[u8]| sql.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
-    holds(b"IDENTIFIED") || holds(b"PASSWORD")
+/// A name that a command carries in place of a statement.
+pub fn named(name: &[u8]) -> QueryText {
+    QueryText::placeholder(String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).take(128).collect())
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    statement: Option<Arc<Statement>>,
+    statement: Option<Arc<QueryText>>,
     /// Bytes of COM_STMT_SEND_LONG_DATA, which belong to the next execution.
     long_bytes: u64,
 }
@@ -71,8 +35,8 @@ pub struct Statements {
     /// Bytes of the texts of `prepared`.
     held: usize,
     /// What was prepared last: a client may execute it before it knows its number.
-    last: Option<Arc<Statement>>,
-    spare: Vec<Arc<Statement>>,
+    last: Option<Arc<QueryText>>,
+    spare: Vec<Arc<QueryText>>,
 }
 
 impl Statements {
@@ -82,13 +46,14 @@ impl Statements {
     }
 
     /// The normalised form of a text, in a buffer used before where there is one.
-    pub fn text(&mut self, sql: &[u8], cut: bool) -> Arc<Statement> {
+    pub fn text(&mut self, sql: &[u8], cut: bool) -> Arc<QueryText> {
+        let dialect = Dialect::Mysql { escapes: self.escapes };
         let mut shared = self.spare.pop().unwrap_or_default();
         match Arc::get_mut(&mut shared) {
-            Some(statement) => statement.set(sql, cut, self.escapes, self.raw),
+            Some(statement) => statement.set(sql, cut, dialect, self.raw),
             None => {
-                let mut statement = Statement::default();
-                statement.set(sql, cut, self.escapes, self.raw);
+                let mut statement = QueryText::default();
+                statement.set(sql, cut, dialect, self.raw);
                 shared = Arc::new(statement);
             }
         }
@@ -96,7 +61,7 @@ impl Statements {
     }
 
     /// Keeps a buffer for the next text.
-    pub fn recycle(&mut self, statement: Option<Arc<Statement>>) {
+    pub fn recycle(&mut self, statement: Option<Arc<QueryText>>) {
         if let Some(mut statement) = statement
             && self.spare.len() < SPARE_LIMIT
             && Arc::get_mut(&mut statement).is_some()
@@ -105,16 +70,16 @@ impl Statements {
         }
     }
 
-    pub fn get(&self, id: u32) -> Option<Arc<Statement>> {
+    pub fn get(&self, id: u32) -> Option<Arc<QueryText>> {
         self.prepared.get(&id).and_then(|entry| entry.statement.as_ref()).map(Arc::clone)
     }
 
-    pub fn last(&self) -> Option<Arc<Statement>> {
+    pub fn last(&self) -> Option<Arc<QueryText>> {
         self.last.as_ref().map(Arc::clone)
     }
 
     /// A statement was prepared; without `id` the server refused it.
-    pub fn add(&mut self, id: Option<u32>, statement: Option<Arc<Statement>>) {
+    pub fn add(&mut self, id: Option<u32>, statement: Option<Arc<QueryText>>) {
         if let Some(id) = id {
             self.remove(id);
             self.make_room();

@@ -98,7 +98,7 @@ impl Postgresql {
             escapes: false,
             wished: false,
             violations: 0,
-            session: Session::new(opening.adopted),
+            session: Session::new(opening.adopted, opening.shows(Protocol::Postgresql)),
         }
     }
 
@@ -230,7 +230,7 @@ impl Postgresql {
                 request.asked = Asked::Parse;
                 request.statement = names::name(name);
                 let cut = cut && !reader.rest().contains(&0);
-                request.text = Some(self.session.text(before_nul(reader.rest()), cut, self.escapes));
+                request.text = Some(self.session.text(up_to_nul(reader.rest()), cut, self.escapes));
             }
             b'B' => {
                 let (Some(portal), Some(statement)) = (reader.text(), reader.text()) else { return false };
@@ -418,8 +418,13 @@ impl Postgresql {
 fn before_nul(bytes: &[u8]) -> &[u8] {
     match bytes.split_last() {
         Some((0, text)) => text,
-        _ => bytes.split(|&byte| byte == 0).next().unwrap_or_default(),
+        _ => up_to_nul(bytes),
     }
+}
+
+/// The same of a text behind whose NUL there is more: types of parameters.
+fn up_to_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 impl Parser for Postgresql {

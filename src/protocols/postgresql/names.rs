@@ -8,7 +8,7 @@ use std::{
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::protocols::sql::{Dialect, Text};
+use crate::protocols::sql::{Dialect, QueryText};
 
 /// Prepared statements and portals remembered for a connection.
 const NAMES_LIMIT: usize = 1024;
@@ -29,29 +29,36 @@ pub fn name(bytes: &[u8]) -> Name {
 
 #[derive(Clone, Debug)]
 pub struct Portal {
-    pub text: Arc<Text>,
+    pub text: Arc<QueryText>,
     pub suspended: bool,
 }
 
 /// The names of one connection.
 #[derive(Default)]
 pub struct Names {
-    statements: HashMap<Name, Arc<Text>, FixedState>,
+    /// The user wants statements as they are.
+    raw: bool,
+    statements: HashMap<Name, Arc<QueryText>, FixedState>,
     portals: HashMap<Name, Portal, FixedState>,
     /// Stand-ins for statements whose text was never seen.
-    unknown: HashMap<Name, Arc<Text>, FixedState>,
-    spare: Vec<Arc<Text>>,
+    unknown: HashMap<Name, Arc<QueryText>, FixedState>,
+    spare: Vec<Arc<QueryText>>,
 }
 
 impl Names {
+    /// `raw`: the user wants statements as they are.
+    pub fn new(raw: bool) -> Self {
+        Self { raw, ..Self::default() }
+    }
+
     /// The normalised form of a statement's text, in a buffer used before where there is one.
-    pub fn text(&mut self, sql: &[u8], cut: bool, escapes: bool) -> Arc<Text> {
+    pub fn text(&mut self, sql: &[u8], cut: bool, escapes: bool) -> Arc<QueryText> {
         let mut shared = self.spare.pop().unwrap_or_default();
         match Arc::get_mut(&mut shared) {
-            Some(text) => text.set(sql, cut, Dialect::Postgresql { escapes }),
+            Some(text) => text.set(sql, cut, Dialect::Postgresql { escapes }, self.raw),
             None => {
-                let mut text = Text::default();
-                text.set(sql, cut, Dialect::Postgresql { escapes });
+                let mut text = QueryText::default();
+                text.set(sql, cut, Dialect::Postgresql { escapes }, self.raw);
                 shared = Arc::new(text);
             }
         }
@@ -59,7 +66,7 @@ impl Names {
     }
 
     /// Keeps a text's buffer for the next one.
-    pub fn recycle(&mut self, text: Option<Arc<Text>>) {
+    pub fn recycle(&mut self, text: Option<Arc<QueryText>>) {
         if let Some(mut text) = text
             && self.spare.len() < SPARE_LIMIT
             && Arc::get_mut(&mut text).is_some()
@@ -80,25 +87,25 @@ impl Names {
         }
         let shown: String = String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(64).collect();
         make_room(&mut self.unknown);
-        self.unknown.insert(key, Arc::new(Text::placeholder(format!("<{kind} {shown}, text unknown>"))));
+        self.unknown.insert(key, Arc::new(QueryText::placeholder(format!("<{kind} {shown}, text unknown>"))));
     }
 
-    fn unknown_text(&self, key: Name) -> Arc<Text> {
+    fn unknown_text(&self, key: Name) -> Arc<QueryText> {
         match self.unknown.get(&key) {
             Some(text) => Arc::clone(text),
-            None => Arc::new(Text::placeholder("<unnamed statement, text unknown>".to_owned())),
+            None => Arc::new(QueryText::placeholder("<unnamed statement, text unknown>".to_owned())),
         }
     }
 
-    pub fn statement_text(&self, key: Name) -> Arc<Text> {
+    pub fn statement_text(&self, key: Name) -> Arc<QueryText> {
         self.statements.get(&key).map_or_else(|| self.unknown_text(key), Arc::clone)
     }
 
-    pub fn portal_text(&self, key: Name) -> Arc<Text> {
+    pub fn portal_text(&self, key: Name) -> Arc<QueryText> {
         self.portals.get(&key).map_or_else(|| self.unknown_text(key), |portal| Arc::clone(&portal.text))
     }
 
-    pub fn add_statement(&mut self, key: Name, text: Arc<Text>) {
+    pub fn add_statement(&mut self, key: Name, text: Arc<QueryText>) {
         make_room(&mut self.statements);
         let old = self.statements.insert(key, text);
         self.recycle(old);

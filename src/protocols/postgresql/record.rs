@@ -22,6 +22,8 @@ pub struct Record<'a> {
     pub end_ns: u64,
     pub operation: &'a str,
     pub resource: &'a str,
+    /// The statement as it was sent, where the user wants it.
+    pub raw: &'a str,
     pub status: &'a str,
     pub error: bool,
     pub request_bytes: u64,
@@ -41,11 +43,12 @@ impl Record<'_> {
         let texts = [
             ("db.system.name", "postgresql"),
             ("db.operation.name", self.operation),
+            ("db.query.text", self.raw),
             ("db.response.status_code", self.status),
             ("db.namespace", identity.database.as_str()),
             ("db.user", identity.user.as_str()),
         ];
-        let mut attributes = SmallVec::<[(&'static str, Value<'_>); 7]>::new();
+        let mut attributes = SmallVec::<[(&'static str, Value<'_>); 8]>::new();
         attributes.extend(texts.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, Value::Text(text))));
         attributes.extend(self.returned.map(|rows| ("db.response.returned_rows", count(rows))));
         attributes.extend(self.affected.map(|rows| ("db.response.affected_rows", count(rows))));

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::Flags,
-    protocols::{Loss, Sink, sql::Text},
+    protocols::{Loss, Sink, sql::QueryText},
 };
 
 /// Open requests kept for a connection; a pipeline of that many messages is beyond what drivers send.
@@ -49,7 +49,7 @@ pub struct Request {
     pub bytes: u64,
     pub statement: Name,
     pub portal: Name,
-    pub text: Option<Arc<Text>>,
+    pub text: Option<Arc<QueryText>>,
     pub flags: Flags,
 }
 
@@ -94,7 +94,7 @@ struct Prepared {
     end_ns: u64,
     request_bytes: u64,
     response_bytes: u64,
-    text: Option<Arc<Text>>,
+    text: Option<Arc<QueryText>>,
     statement: Name,
     flags: Flags,
 }
@@ -138,8 +138,9 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(adopted: bool) -> Self {
-        Self { adopted, paired: !adopted, assumed: adopted, may_start: true, counted: true, ..Self::default() }
+    /// `raw`: the user wants statements as they are.
+    pub fn new(adopted: bool, raw: bool) -> Self {
+        Self { names: Names::new(raw), adopted, paired: !adopted, assumed: adopted, may_start: true, counted: true, ..Self::default() }
     }
 
     pub fn paired(&self) -> bool {
@@ -167,7 +168,7 @@ impl Session {
     }
 
     /// See [`Names::text`].
-    pub fn text(&mut self, sql: &[u8], cut: bool, escapes: bool) -> Arc<Text> {
+    pub fn text(&mut self, sql: &[u8], cut: bool, escapes: bool) -> Arc<QueryText> {
         self.names.text(sql, cut, escapes)
     }
 
@@ -435,7 +436,7 @@ impl Session {
             (CloseStatement | ClosePortal, b'3') => self.closed(),
             (Execute, b'C' | b'I' | b's' | b'W') => self.executed(reply, out),
             (Sync, b'E') => {
-                let text = Text::placeholder("<end of an implicit transaction>".to_owned());
+                let text = QueryText::placeholder("<end of an implicit transaction>".to_owned());
                 self.progress = Progress { first_ns: Some(reply.first_ns), bytes: reply.bytes, ..Progress::default() };
                 if let Some(request) = self.pending.front().cloned() {
                     self.flush_prepared(out);
@@ -465,7 +466,7 @@ impl Session {
     fn function(&mut self, reply: &Reply, out: &mut dyn Sink) {
         let Some(request) = self.pending.front().cloned() else { return };
         let (operation, text) = if request.asked == Asked::Startup { ("STARTUP", "<start-up>") } else { ("CALL", "<function call>") };
-        self.emit(&request, &Arc::new(Text::placeholder(text.to_owned())), 0, operation, reply, out);
+        self.emit(&request, &Arc::new(QueryText::placeholder(text.to_owned())), 0, operation, reply, out);
     }
 
     fn round_trip_ends(&mut self, out: &mut dyn Sink) {
@@ -549,7 +550,7 @@ impl Session {
         self.pending_text = self.pending_text.saturating_sub(request.text.as_ref().map_or(0, |text| text.size()));
         let (text, operation) = match request.asked {
             Asked::Parse => (request.text.clone().unwrap_or_default(), ""),
-            Asked::CloseStatement | Asked::ClosePortal => (Arc::new(Text::placeholder("<close>".to_owned())), "CLOSE"),
+            Asked::CloseStatement | Asked::ClosePortal => (Arc::new(QueryText::placeholder("<close>".to_owned())), "CLOSE"),
             Asked::Execute | Asked::DescribePortal => (self.names.portal_text(request.portal), ""),
             _ => (self.names.statement_text(request.statement), ""),
         };
@@ -586,6 +587,7 @@ impl Session {
             end_ns: prepared.end_ns,
             operation: "PREPARE",
             resource: statement.map_or("", |statement| statement.text),
+            raw: text.raw(0),
             status: SUCCESS,
             error: false,
             request_bytes: prepared.request_bytes,
@@ -598,7 +600,7 @@ impl Session {
     }
 
     /// One statement is done; what was prepared for it is a part of its exchange. Progress begins anew.
-    fn emit(&mut self, request: &Request, text: &Arc<Text>, index: usize, operation: &'static str, reply: &Reply, out: &mut dyn Sink) {
+    fn emit(&mut self, request: &Request, text: &Arc<QueryText>, index: usize, operation: &'static str, reply: &Reply, out: &mut dyn Sink) {
         let progress = std::mem::take(&mut self.progress);
         let prepared = std::mem::take(&mut self.prepared);
         let statement = text.get(index);
@@ -628,6 +630,7 @@ impl Session {
             end_ns: reply.end_ns,
             operation: operation.unwrap_or("OTHER"),
             resource: statement.map_or(unknown_resource, |statement| statement.text),
+            raw: text.raw(index),
             status,
             error,
             request_bytes: prepared.request_bytes + request.bytes,

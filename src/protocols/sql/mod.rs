@@ -3,8 +3,10 @@
 //!
 //! Knows nothing of grammar: text that is cut or wrong is normalised as well, and no part of a literal gets through.
 #![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used))]
 
 mod normaliser;
+mod query_text;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -12,6 +14,7 @@ mod words;
 use std::ops::Range;
 
 use normaliser::Normaliser;
+pub use query_text::QueryText;
 use smallvec::SmallVec;
 pub use words::{mysql_operation, operation};
 

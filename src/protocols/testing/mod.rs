@@ -3,6 +3,7 @@
 
 pub mod golden;
 pub mod proof;
+mod secrets;
 
 use std::net::IpAddr;
 
@@ -147,7 +148,8 @@ impl Conversation {
         Self::new(parser(Opening { adopted: true, ..Opening::default() }), position)
     }
 
-    fn new(parser: Box<dyn Parser>, position: u64) -> Self {
+    /// A connection with this parser, its first bytes at this position.
+    pub fn new(parser: Box<dyn Parser>, position: u64) -> Self {
         let streams = [Stream::starting_at(position), Stream::starting_at(position)];
         Self { parser, streams, offsets: [position; 2], now_ns: 0, refused: false, seen: Collected::default() }
     }

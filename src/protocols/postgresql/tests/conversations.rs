@@ -8,7 +8,7 @@ use crate::{
     protocols::{Capture, Likeness, Loss, postgresql::DEFINITION, testing::Conversation},
 };
 
-fn message(kind: u8, body: impl AsRef<[u8]>) -> Vec<u8> {
+pub fn message(kind: u8, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut bytes = vec![kind];
     bytes.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
@@ -16,11 +16,11 @@ fn message(kind: u8, body: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
-fn query(sql: &str) -> Vec<u8> {
+pub fn query(sql: &str) -> Vec<u8> {
     message(b'Q', format!("{sql}\0"))
 }
 
-fn parse(name: &str, sql: &str) -> Vec<u8> {
+pub fn parse(name: &str, sql: &str) -> Vec<u8> {
     message(b'P', format!("{name}\0{sql}\0\0\0"))
 }
 
@@ -28,23 +28,23 @@ fn bind(portal: &str, statement: &str) -> Vec<u8> {
     message(b'B', format!("{portal}\0{statement}\0\0\0\0\0\0\0"))
 }
 
-fn execute(portal: &str) -> Vec<u8> {
+pub fn execute(portal: &str) -> Vec<u8> {
     message(b'E', format!("{portal}\0\0\0\0\0"))
 }
 
-fn sync() -> Vec<u8> {
+pub fn sync() -> Vec<u8> {
     message(b'S', "")
 }
 
-fn complete(tag: &str) -> Vec<u8> {
+pub fn complete(tag: &str) -> Vec<u8> {
     message(b'C', format!("{tag}\0"))
 }
 
-fn error(code: &str) -> Vec<u8> {
+pub fn error(code: &str) -> Vec<u8> {
     message(b'E', format!("SERROR\0VERROR\0C{code}\0Msaid hunter2\0\0"))
 }
 
-fn ready() -> Vec<u8> {
+pub fn ready() -> Vec<u8> {
     message(b'Z', "I")
 }
 
@@ -68,7 +68,7 @@ fn selected(rows: usize) -> Vec<u8> {
     bytes
 }
 
-fn startup() -> Vec<u8> {
+pub fn startup() -> Vec<u8> {
     let body = b"user\0alice\0database\0shop\0application_name\0x\0\0";
     let mut bytes = (body.len() as u32 + 8).to_be_bytes().to_vec();
     bytes.extend_from_slice(&[0, 3, 0, 0]);
@@ -79,7 +79,7 @@ fn startup() -> Vec<u8> {
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const CANCEL: [u8; 16] = [0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 0, 1, 0, 0, 0, 2];
 
-fn welcome() -> Vec<u8> {
+pub fn welcome() -> Vec<u8> {
     [message(b'R', [0, 0, 0, 0]), message(b'S', "TimeZone\0UTC\0"), message(b'K', [0; 8]), ready()].concat()
 }
 

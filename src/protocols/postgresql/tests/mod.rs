@@ -1,5 +1,6 @@
 mod conversations;
 mod golden;
+mod secrets;
 
 use super::DEFINITION;
 use crate::{
