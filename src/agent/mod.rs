@@ -286,6 +286,7 @@ fn raw(chosen: &[Raw]) -> Protocols {
         Raw::Postgresql => &[Protocol::Postgresql],
         Raw::Mysql => &[Protocol::Mysql],
         Raw::Redis => &[Protocol::Redis],
+        Raw::Amqp => &[Protocol::Amqp],
     };
     chosen.iter().flat_map(protocols).copied().collect()
 }

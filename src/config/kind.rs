@@ -46,8 +46,10 @@ pub enum Raw {
     /// SQL as it was sent.
     Postgresql,
     Mysql,
-    /// Keys and arguments.
+    /// Keys.
     Redis,
+    /// Names that a server made up.
+    Amqp,
 }
 
 /// From this level on messages are logged; ordered from silent to talkative.

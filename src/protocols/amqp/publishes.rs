@@ -68,7 +68,7 @@ impl Learning {
         if !std::mem::take(&mut self.confirmed) {
             return false;
         }
-        if self.newest != self.before + self.published {
+        if self.newest != self.before.saturating_add(self.published) {
             self.ahead = true;
             return false;
         }
@@ -138,7 +138,7 @@ impl Publishes {
                 }
             }
             Mode::Learning(learning) => {
-                learning.published += 1;
+                learning.published = learning.published.saturating_add(1);
                 self.next = learning.published;
                 self.hold(message, shared, out);
                 if self.waiting.open() > DOUBTS_MAX {
@@ -147,7 +147,7 @@ impl Publishes {
             }
             Mode::On { .. } => {
                 message.tag = self.next;
-                self.next += 1;
+                self.next = self.next.saturating_add(1);
                 match self.early.take(message.tag, shared) {
                     Some(settlement) => message.settled(&settlement, shared, out),
                     None if closing => message.unsettled(message.sent_ns, shared, out),
@@ -161,7 +161,7 @@ impl Publishes {
     fn hold(&mut self, mut message: Message, shared: &mut Shared, out: &mut dyn Sink) {
         message.tag = self.next;
         message.doubtful = true;
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         self.waiting.push(message, shared, out);
     }
 
@@ -169,14 +169,14 @@ impl Publishes {
     fn learnt(&mut self, before: u64, shared: &mut Shared, out: &mut dyn Sink) {
         let mut held = std::mem::take(&mut self.waiting);
         while let Some(mut message) = held.take_oldest(shared) {
-            message.tag += before;
+            message.tag = message.tag.saturating_add(before);
             message.doubtful = false;
             match self.early.take(message.tag, shared) {
                 Some(settlement) => message.settled(&settlement, shared, out),
                 None => self.waiting.push(message, shared, out),
             }
         }
-        self.next += before;
+        self.next = self.next.saturating_add(before);
         self.early.clear(shared);
         self.mode = Mode::On { exact: false };
     }
@@ -223,7 +223,7 @@ impl Publishes {
     }
 
     fn learn(&mut self, ahead: bool, settlement: Settlement, shared: &mut Shared) {
-        let mut learning = Learning { published: self.next - 1, ahead, ..Learning::default() };
+        let mut learning = Learning { published: self.next.saturating_sub(1), ahead, ..Learning::default() };
         learning.confirm(settlement.tag, settlement.seen.last_ns);
         self.mode = Mode::Learning(learning);
         self.early.clear(shared);
