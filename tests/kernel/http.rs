@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use crate::support::{
     agent::Agent,
+    capture::{Capture, assert_same_exchanges},
     exchange::count_by,
     machine,
     nginx::{Nginx, statuses},
@@ -78,4 +79,20 @@ fn at_the_highest_rate_every_request_is_captured_or_counted_as_lost_and_none_is_
     assert!(captured <= logged, "{captured} captured of {logged}");
     assert!(captured + lost >= logged, "{captured} captured and {lost} counted as lost, of {logged}");
     assert_eq!((captured, lost), (logged, 0), "with default settings nothing is lost: {:?}", metrics.with_prefix("remora_self_lost"));
+}
+
+#[test]
+fn a_capture_file_of_the_same_traffic_gives_the_same_exchanges() {
+    let _machine = machine();
+    let nginx = Nginx::start();
+    let port = nginx.port;
+    let capture = Capture::start(port);
+    let agent = Agent::start(&[]);
+    load(&nginx, 2_000, 8, 2_000);
+    let report = agent.finish();
+    let replayed = capture.replay();
+    nginx.stop();
+    let live = report.of(port, "client");
+    assert_eq!(live.len(), 2_000);
+    assert_same_exchanges(&live, &replayed.of(port, "unknown"));
 }

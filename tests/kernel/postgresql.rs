@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use crate::support::{
     agent::Agent,
+    capture::{Capture, assert_same_exchanges},
     exchange::{Exchange, Report, count_by},
     machine,
     postgres::{DATABASE, Postgres, canonical},
@@ -225,4 +226,21 @@ fn a_rust_driver_is_counted_and_its_process_named() {
     assert!(executions.iter().all(|exchange| exchange.pid() == std::process::id()), "the driver runs in this process");
     let failed: Vec<_> = executions.iter().filter(|exchange| exchange.error).map(|exchange| exchange.status.as_str()).collect();
     assert_eq!(failed, ["22012"]);
+}
+
+#[test]
+fn a_capture_file_of_the_same_traffic_gives_the_same_exchanges() {
+    let _machine = machine();
+    let postgres = Postgres::start();
+    run(postgres.client("pgbench").args(["-i", "-q", "-s", "1"]));
+    let capture = Capture::start(postgres.port);
+    let agent = Agent::start(&[]);
+    for mode in ["simple", "extended", "prepared"] {
+        run(postgres.client("pgbench").args(["-n", "-M", mode, "-c", "2", "-t", "50"]));
+    }
+    let report = agent.finish();
+    let replayed = capture.replay();
+    let live = report.of(postgres.port, "client");
+    assert!(live.len() > 3 * 2 * 50 * 7, "{} exchanges", live.len());
+    assert_same_exchanges(&live, &replayed.of(postgres.port, "unknown"));
 }
