@@ -181,9 +181,11 @@ pub struct Tag {
 
 pub fn tag(body: &[u8]) -> Tag {
     let text = body.split(|&byte| byte == 0).next().unwrap_or_default();
+    // Where the NUL was not captured the last word may go on: "SELECT 1" of "SELECT 10".
+    let whole = text.len() < body.len();
     let mut words = text.split(|&byte| byte == b' ');
     let verb = words.next().map(crate::protocols::sql::operation).unwrap_or_default();
-    let rows = words.next_back().and_then(|word| {
+    let rows = words.next_back().filter(|_| whole).and_then(|word| {
         let digits = !word.is_empty() && word.len() < 20 && word.iter().all(u8::is_ascii_digit);
         digits.then(|| word.iter().fold(0u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))))
     });
