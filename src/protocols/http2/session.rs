@@ -488,6 +488,9 @@ impl Session {
             out.lost(Loss::ParseGap);
             self.remove(slot);
         } else {
+            if code.is_none() {
+                entry.flags.insert(Flags::TRUNCATED);
+            }
             self.finish(slot, Ending::Reset(flow, code), at_ns, out);
         }
     }
