@@ -5,6 +5,7 @@ mod early;
 mod lines;
 mod losses;
 mod names;
+mod outlet;
 mod parties;
 mod pipeline;
 mod publish;

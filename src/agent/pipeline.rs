@@ -11,7 +11,6 @@
 //! it takes where the source is a file or memory.
 
 use std::{
-    cell::Cell,
     fs::File,
     io::{self, BufWriter, Write},
     sync::{Arc, atomic::AtomicBool},
@@ -27,9 +26,10 @@ use super::{
     drain::{self, Live},
     lines::{Lines, Sorter},
     losses::{Losses, Reason},
+    outlet::{Outlet, Patience},
     rehearsal::{self, Memory},
     replay::{self, Input, Tail},
-    router::{Batch, Message, Patience, Router},
+    router::{Batch, Message, Router},
     services::{self, Services},
     tape::{self, Taped},
     worker::{Report, Worker},
@@ -44,8 +44,6 @@ use crate::{
 const MESSAGES: usize = 64;
 /// Rounds of lines that may wait for the output.
 const ROUNDS: usize = 64;
-/// How long a worker waits for a slow reader of the lines before it drops them.
-const OUTPUT_WAIT: Duration = Duration::from_millis(500);
 /// Pieces that may wait for the recording's disk.
 const PIECES: usize = 256;
 /// Lines are flushed at least this often.
@@ -142,10 +140,8 @@ pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
             wishes,
             report: report.clone(),
             spent: spent.clone(),
-            rounds: plan.lines.then(|| (round.clone(), unused.clone())),
-            patience,
+            rounds: plan.lines.then(|| (Outlet::new(round.clone(), patience), unused.clone())),
             losses: Arc::clone(&plan.losses),
-            output_stalled: Cell::new(false),
         };
         workers.push(spawn(&format!("worker-{place}"), move || outlets.work(worker, &receiver))?);
     }
@@ -252,11 +248,8 @@ struct Outlets {
     wishes: Option<Wishes>,
     report: Sender<Report>,
     spent: Sender<Batch>,
-    rounds: Option<(Sender<Lines>, Receiver<Lines>)>,
-    patience: Patience,
+    rounds: Option<(Outlet<Lines>, Receiver<Lines>)>,
     losses: Arc<Losses>,
-    /// The reader of the lines did not keep up the last time.
-    output_stalled: Cell<bool>,
 }
 
 impl Outlets {
@@ -287,15 +280,11 @@ impl Outlets {
         (round.worker, round.upto) = (lines.worker, lines.upto);
         std::mem::swap(&mut round, lines);
         lines.worker = round.worker;
-        match self.patience {
-            Patience::Wait => drop(rounds.send(round)),
-            Patience::Brief => {
-                // The queues before this worker and the ring hold what comes meanwhile. A reader that stays away costs one wait, not many.
-                let patience = if self.output_stalled.get() { Duration::ZERO } else { OUTPUT_WAIT };
-                let refused = rounds.send_timeout(round, patience).err().map(|error| error.into_inner().index.len() as u64);
-                self.output_stalled.set(refused.is_some());
-                self.losses.add(Reason::OutputFull, refused.unwrap_or(0));
-            }
+        // Who waits for ever is refused only when nobody reads any more.
+        if let Err(refused) = rounds.send(round)
+            && rounds.patience == Patience::Brief
+        {
+            self.losses.add(Reason::OutputFull, refused.index.len() as u64);
         }
     }
 }

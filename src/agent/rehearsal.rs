@@ -8,9 +8,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{
     losses::Losses,
+    outlet::Patience,
     pipeline::{self, Plan, Source},
     replaying,
-    router::{Batch, Message, Patience, Router},
+    router::{Batch, Message, Router},
     tape::Taped,
     worker::{Report, Worker},
 };

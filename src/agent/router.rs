@@ -1,11 +1,12 @@
 //! Numbers event records and hands them, in batches, to the workers that own their connections. Never parses.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::{
     losses::{Losses, Reason},
+    outlet::{Outlet, Patience},
     tape::Taped,
 };
 use crate::{
@@ -56,33 +57,17 @@ impl Batch {
 
 /// The one place where records get their numbers.
 pub struct Router {
-    workers: Vec<Sender<Message>>,
+    workers: Vec<Outlet<Message>>,
     batches: Vec<Batch>,
     /// How many records each batch holds, for the count of a loss.
     counts: Vec<u64>,
     spent: Receiver<Batch>,
     sequence: u64,
     tape: Option<(Sender<Taped>, Vec<u8>)>,
-    patience: Patience,
     /// Workers must hear of every round, so that lines can be put in order.
     announce_rounds: bool,
     losses: Arc<Losses>,
     scratch: Vec<u8>,
-    /// The worker had no room for its last batch.
-    stalled: Vec<bool>,
-}
-
-/// How long a live source waits for a worker whose queue is full.
-const WORKER_WAIT: Duration = Duration::from_millis(500);
-
-/// What to do when a queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Wait a little, then drop and count: what comes meanwhile stays in the kernel's ring, which costs nothing until it is full, too. A
-    /// worker that stays away costs one wait, not many.
-    Brief,
-    /// Wait: a file does.
-    Wait,
 }
 
 impl Router {
@@ -95,9 +80,10 @@ impl Router {
         losses: Arc<Losses>,
     ) -> Self {
         let batches = workers.iter().map(|_| Batch::default()).collect();
-        let (counts, stalled) = (vec![0; workers.len()], vec![false; workers.len()]);
+        let counts = vec![0; workers.len()];
+        let workers = workers.into_iter().map(|worker| Outlet::new(worker, patience)).collect();
         let tape = tape.map(|tape| (tape, Vec::new()));
-        Self { workers, batches, counts, spent, sequence: 0, tape, patience, announce_rounds, losses, scratch: Vec::new(), stalled }
+        Self { workers, batches, counts, spent, sequence: 0, tape, announce_rounds, losses, scratch: Vec::new() }
     }
 
     /// Takes one record. What is no record is counted and left out.
@@ -181,23 +167,15 @@ impl Router {
 
     /// Sends the rest and says that nothing follows; waits for room, since the end must arrive.
     pub fn end(mut self) {
-        self.patience = Patience::Wait;
+        self.workers.iter_mut().for_each(|worker| worker.patience = Patience::Wait);
         self.flush();
         for worker in 0..self.workers.len() {
             self.send(worker, Message::End, 0);
         }
     }
 
-    fn send(&mut self, worker: usize, message: Message, records: u64) {
-        let dropped = match self.patience {
-            Patience::Wait => self.workers[worker].send(message).is_err(),
-            Patience::Brief => {
-                let patience = if self.stalled[worker] { Duration::ZERO } else { WORKER_WAIT };
-                self.workers[worker].send_timeout(message, patience).is_err()
-            }
-        };
-        self.stalled[worker] = dropped;
-        if dropped {
+    fn send(&self, worker: usize, message: Message, records: u64) {
+        if self.workers[worker].send(message).is_err() {
             self.losses.add(Reason::ChannelFull, records);
         }
     }
