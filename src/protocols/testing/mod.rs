@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use crate::{
     connection::stream::{NotMine, Segment, Stream},
-    model::{Exchange, Flags, Flow, Value},
-    protocols::{Capture, Loss, Opening, Parser, Sink},
+    model::{Exchange, Flags, Flow, Protocols, Value},
+    protocols::{Capture, Loss, Opening, Parser, Sink, Transport},
 };
 
 /// An [`Exchange`] that owns its texts.
@@ -124,6 +124,10 @@ impl Sink for Collected {
     }
 }
 
+/// A connection watched from its first byte, and one older than the agent.
+pub const OPEN: Opening = Opening { adopted: false, transport: Transport::Stream, raw: Protocols::NONE };
+pub const ADOPT: Opening = Opening { adopted: true, ..OPEN };
+
 /// One connection. Every call advances the clock by [`Conversation::STEP_NS`] unless [`Conversation::at`] says what time it is.
 pub struct Conversation {
     parser: Box<dyn Parser>,
@@ -152,6 +156,20 @@ impl Conversation {
     pub fn new(parser: Box<dyn Parser>, position: u64) -> Self {
         let streams = [Stream::starting_at(position), Stream::starting_at(position)];
         Self { parser, streams, offsets: [position; 2], now_ns: 0, refused: false, seen: Collected::default() }
+    }
+
+    /// What comes out of the whole of it: these calls, and the close.
+    ///
+    /// # Panics
+    /// When the parser refuses it.
+    #[track_caller]
+    pub fn play(mut self, calls: &[golden::Call]) -> Collected {
+        for (flow, bytes) in calls {
+            self.call(*flow, bytes);
+        }
+        assert!(!self.refused, "taken for another protocol");
+        self.close();
+        self.seen
     }
 
     /// The next call is made at this time; later ones follow in steps.

@@ -18,13 +18,9 @@ fn parser(protocol: Protocol) -> fn(Opening) -> Box<dyn Parser> {
 #[test]
 fn recorded_conversations_give_the_expected_calls() {
     for (name, carrier) in [("web", Protocol::Http), ("python_to_go", Protocol::Http2), ("python_to_python", Protocol::Http2)] {
-        let mut talk = Conversation::opened(parser(carrier));
-        for (flow, bytes) in golden::calls(DIRECTORY, name) {
-            talk.call(flow, bytes);
-        }
-        talk.close();
-        assert_eq!(talk.seen.losses, [], "{name}");
-        let lines = golden::assert_gives(DIRECTORY, name, &talk.seen.exchanges);
+        let seen = Conversation::opened(parser(carrier)).play(&golden::calls(DIRECTORY, name));
+        assert_eq!(seen.losses, [], "{name}");
+        let lines = golden::assert_gives(DIRECTORY, name, &seen.exchanges);
         assert!(!lines.contains("secret"), "{name}: a secret came out");
     }
 }

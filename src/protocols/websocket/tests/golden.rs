@@ -8,13 +8,9 @@ const DIRECTORY: &str = "websocket";
 #[test]
 fn recorded_conversations_give_the_expected_exchanges() {
     for name in ["websockets_messages", "websockets_refused", "aiohttp_messages", "aiohttp_refused"] {
-        let mut talk = Conversation::opened(parser);
-        for (flow, bytes) in golden::calls(DIRECTORY, name) {
-            talk.call(flow, bytes);
-        }
-        talk.close();
-        assert_eq!(talk.seen.losses, [], "{name}");
-        let lines = golden::assert_gives(DIRECTORY, name, &talk.seen.exchanges);
+        let seen = Conversation::opened(parser).play(&golden::calls(DIRECTORY, name));
+        assert_eq!(seen.losses, [], "{name}");
+        let lines = golden::assert_gives(DIRECTORY, name, &seen.exchanges);
         assert!(!lines.contains("secret"), "{name}: a secret came out");
     }
 }
