@@ -1,9 +1,13 @@
 //! The words everyone speaks: connections, endpoints, processes, protocols and exchanges.
 //! Knows nothing of where they come from or where they go.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+mod identity;
 
-use serde::{Serialize, Serializer};
+use std::{fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use identity::{Compose, Container, Instance, Label, Party, Pod, Process, Remote, ServiceName, Translation, Workload, WorkloadKind};
 
 /// Names a connection (more exactly: one watched socket of it) for the life of the agent.
 ///
@@ -257,7 +261,7 @@ pub struct Exchange<'a> {
 }
 
 /// One end of a connection: a network address and a transport port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Endpoint {
     /// IPv4-mapped addresses are held as IPv4.
     pub address: IpAddr,
@@ -267,81 +271,6 @@ pub struct Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         std::net::SocketAddr::new(self.address, self.port).fmt(f)
-    }
-}
-
-/// A container as its engine and its cgroup describe it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Deserialize, Serialize)]
-pub struct Container {
-    /// The full id: 64 hexadecimal digits for the usual engines.
-    pub id: String,
-    /// docker, containerd, cri-o, podman … as far as the cgroup path tells.
-    pub runtime: String,
-    pub name: Option<String>,
-    pub image: Option<String>,
-}
-
-/// A process as it was when it was first needed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Deserialize, Serialize)]
-pub struct Process {
-    pub pid: u32,
-    pub comm: String,
-    /// Path of the executable, where it could be read.
-    pub executable: Option<String>,
-    /// First word of the command line: what the process calls itself.
-    pub command: Option<String>,
-    pub container: Option<Container>,
-}
-
-/// What kind of thing a workload's name names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkloadKind {
-    Container,
-    Process,
-    /// Its process is not known, but what its clients call it: a server name of TLS, or the name that DNS resolved.
-    Domain,
-    /// Beyond this host, or its process is not known: the name is the address.
-    Address,
-    /// Everything beyond a bound, folded together.
-    Other,
-}
-
-impl WorkloadKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            WorkloadKind::Container => "container",
-            WorkloadKind::Process => "process",
-            WorkloadKind::Domain => "domain",
-            WorkloadKind::Address => "address",
-            WorkloadKind::Other => "other",
-        }
-    }
-}
-
-/// Who stands at one end of an exchange: what edges are drawn between.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Workload {
-    pub name: Arc<str>,
-    pub kind: WorkloadKind,
-}
-
-impl Workload {
-    /// Container name (or short id), else the command's base name, else comm.
-    pub fn of_process(process: &Process) -> Self {
-        if let Some(container) = &process.container {
-            let name = container.name.as_deref().unwrap_or_else(|| container.id.get(..12).unwrap_or(&container.id));
-            return Self { name: name.into(), kind: WorkloadKind::Container };
-        }
-        Self { name: process.comm.as_str().into(), kind: WorkloadKind::Process }
-    }
-
-    pub fn of_domain(name: Arc<str>) -> Self {
-        Self { name, kind: WorkloadKind::Domain }
-    }
-
-    pub fn of_address(address: IpAddr) -> Self {
-        Self { name: address.to_string().into(), kind: WorkloadKind::Address }
     }
 }
 

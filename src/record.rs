@@ -10,11 +10,11 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Process;
+use crate::model::{Endpoint, Process, Remote, Translation};
 
 pub use reader::{Ending, Reader, read_header};
 pub use writer::Writer;
@@ -66,14 +66,25 @@ struct HeaderChunk {
 
 const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "big" };
 
-/// What `pid` of the events from number `sequence` on stands for.
+/// What was learnt beside the events, and holds from number `sequence` on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     pub sequence: u64,
-    pub process: Process,
+    #[serde(flatten)]
+    pub known: Known,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Known {
+    /// What its pid stands for.
+    Process(Arc<Process>),
     /// The process was known before and is known better now (its container got a name): connections it had already show it too.
-    #[serde(default)]
-    pub renamed: bool,
+    Renamed(Arc<Process>),
+    /// What the cluster says of an end; a client's end has port 0.
+    Remote(Endpoint, Option<Arc<Remote>>),
+    /// The ends of a connection as its server has them, by the connection's id.
+    Translated(u64, Translation),
 }
 
 /// Written last, when the recording was ended in order.

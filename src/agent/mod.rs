@@ -10,6 +10,7 @@ mod parties;
 mod pipeline;
 mod publish;
 pub mod rehearsal;
+mod remotes;
 mod replay;
 mod router;
 mod services;
@@ -36,7 +37,7 @@ use crossbeam_channel::{Receiver, after, never, select};
 use tokio::sync::watch;
 
 use crate::{
-    attribution::{CgroupPaths, ContainerNames, Listeners, Processes, process::PROCESSES_MAX},
+    attribution::{CgroupPaths, Cluster, Conntrack, ContainerNames, Listeners, Processes, process::PROCESSES_MAX},
     config::{Config, Output, Raw, Sides},
     export::{
         Name, Published,
@@ -55,7 +56,7 @@ use crate::{
 };
 use drain::Live;
 use losses::Losses;
-use names::{Names, Source as NameSource};
+use names::{Host, Names, Source as NameSource};
 use pipeline::{Control, Pipeline, Plan, Source, Tape};
 use publish::Publisher;
 use replay::{Input, Tail};
@@ -118,6 +119,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
 
     let losses = Arc::new(Losses::default());
     let containers = Arc::new(ContainerNames::default());
+    let cluster = Arc::new(Cluster::default());
     let proc_root = Path::new("/proc");
     let mut listeners = Listeners::new(proc_root);
     listeners.rescan(start_ns);
@@ -129,8 +131,10 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let mut workers = Vec::new();
     for place in 0..config.workers {
         let cgroups = CgroupPaths::find(proc_root);
-        let processes = Box::new(Processes::with_cgroups(proc_root, cgroups, Arc::clone(&containers), PROCESSES_MAX));
-        let source = NameSource::Host { processes, containers: Arc::clone(&containers) };
+        let processes = Processes::with_cgroups(proc_root, cgroups, Arc::clone(&containers), PROCESSES_MAX);
+        let processes = processes.in_cluster(Arc::clone(&cluster));
+        let (containers, cluster) = (Arc::clone(&containers), Arc::clone(&cluster));
+        let source = NameSource::Host(Box::new(Host { processes, containers, cluster, conntrack: conntrack() }));
         let names = Names::new(source, Listeners::new(proc_root), tape.as_ref().map(|tape| tape.sender.clone()));
         let options = options(config, place, false, unix_offset_ns);
         workers.push((Worker::new(options, names, Arc::clone(&losses)), Some(probes.wishes()?)));
@@ -264,7 +268,7 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
 
 /// A worker that knows of processes what it is told.
 fn replaying(config: &Config, place: usize, frames: bool, unix_offset_ns: i64, losses: &Arc<Losses>) -> Worker {
-    let names = Names::new(NameSource::Recording(Default::default()), Listeners::new(Path::new("/nonexistent")), None);
+    let names = Names::new(NameSource::Recording(Box::default()), Listeners::new(Path::new("/nonexistent")), None);
     Worker::new(options(config, place, frames, unix_offset_ns), names, Arc::clone(losses))
 }
 
@@ -273,11 +277,17 @@ fn options(config: &Config, worker: usize, frames: bool, unix_offset_ns: i64) ->
         worker,
         frames,
         sides: config.sides,
+        detail: config.detail,
         lines: config.output == Output::Json,
         raw: raw(&config.raw),
         unix_offset_ns,
         connections: config.max_connections as usize,
     }
+}
+
+/// Who answers where addresses are rewritten, if this host tells.
+fn conntrack() -> Option<Conntrack> {
+    Conntrack::open().inspect_err(|error| tracing::debug!("{error:#}: connections through rewritten addresses keep these for names")).ok()
 }
 
 fn raw(chosen: &[Raw]) -> Protocols {

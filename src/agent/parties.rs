@@ -11,6 +11,7 @@ use super::{
     lines::Lines,
     losses::Losses,
     names::{Hint, Names},
+    remotes::Dialled,
     worker::{Options, Table},
 };
 use crate::{
@@ -21,9 +22,9 @@ use crate::{
         error_name,
         json::{self, ConnectionView, ExchangeView, PartyView, ProcessView},
     },
-    model::{ConnectionId, Endpoint, Exchange, Process, Protocol, Role, Side, Workload, WorkloadKind},
+    model::{ConnectionId, Endpoint, Exchange, Party, Process, Protocol, Role, Side, Translation, Workload, WorkloadKind},
     protocols::{Capture, Loss, Sink},
-    service_map::{Closing, EdgeId, EdgeKey, Limits, Listener, Party, ServiceMap},
+    service_map::{Closing, EdgeId, EdgeKey, Limits, Listener, ServiceMap},
 };
 
 /// Who speaks, and what was counted.
@@ -47,6 +48,8 @@ pub struct About {
     /// How often the peer was looked for.
     tries: u8,
     pub counted: Totals,
+    /// Where a client's connection leads; `None` where that is the remote address itself.
+    pub(super) dialled: Option<Box<Dialled>>,
     /// What DNS called the remote address.
     domain: Option<Arc<str>>,
     /// What the client's hello of TLS named.
@@ -150,6 +153,26 @@ struct BoundPeer {
 pub(super) struct Peer {
     id: ConnectionId,
     process: Option<Arc<Process>>,
+    /// The Service that a client called.
+    service: Option<Arc<str>>,
+}
+
+/// What was found of the socket at the other end.
+#[derive(Default)]
+struct Found {
+    peer: Option<ConnectionId>,
+    process: Option<Arc<Process>>,
+    /// The Service that it called.
+    service: Option<Arc<str>>,
+    /// No more will be known of it.
+    settled: bool,
+}
+
+impl Found {
+    fn of(peer: &Peer) -> Self {
+        let Peer { id, process, service } = peer;
+        Self { peer: Some(*id), process: process.clone(), service: service.clone(), settled: process.is_some() }
+    }
 }
 
 impl About {
@@ -177,6 +200,7 @@ impl About {
             spoken: None,
             tries: 0,
             counted: Totals::default(),
+            dialled: None,
             domain: None,
             hello: None,
         }
@@ -195,8 +219,14 @@ impl About {
         if self.tuple != tuple {
             self.tuple = tuple;
             self.edge = None;
+            self.dialled = None;
             self.tries = 0;
         }
+    }
+
+    /// When it was established; for one that was adopted, when it was met.
+    pub(super) fn start_ns(&self) -> u64 {
+        self.start_ns
     }
 
     /// What the client calls the server.
@@ -224,6 +254,14 @@ impl About {
 
     pub fn server_end(&self) -> Endpoint {
         if self.is_server() { self.tuple.local } else { self.tuple.remote }
+    }
+
+    /// What its socket can be found by: its own ends, and those that its peer has.
+    fn sockets(&self) -> impl Iterator<Item = Socket> + use<> {
+        let own = Socket::of(&self.tuple);
+        let translation = self.dialled.as_ref().and_then(|dialled| dialled.translation);
+        let rewritten = translation.map(|Translation { client, server }| Socket { local: client, remote: server, netns: 0 });
+        std::iter::once(own).chain(rewritten)
     }
 
     fn growth(&mut self, totals: &Totals) -> Totals {
@@ -266,12 +304,16 @@ impl Around {
     /// A socket is there, to be found by its peer.
     pub fn opened(&mut self, about: &mut About) {
         self.resolve(about);
-        self.peers.insert(Socket::of(&about.tuple), Peer { id: about.id, process: about.process.clone() });
+        self.dial(about);
+        let service = about.dialled.as_ref().and_then(|dialled| dialled.service.clone());
+        for socket in about.sockets() {
+            self.peers.insert(socket, Peer { id: about.id, process: about.process.clone(), service: service.clone() });
+        }
     }
 
     /// The same for a UDP socket.
     pub fn bound(&mut self, about: &About) {
-        let peer = Peer { id: about.id, process: about.process.clone() };
+        let peer = Peer { id: about.id, process: about.process.clone(), service: None };
         self.bound.insert(Bound::of(about.tuple.local, about.tuple.netns), BoundPeer { peer, remote: about.tuple.remote });
         if self.addresses.len() < ADDRESSES_MAX {
             self.addresses.insert((about.id.group(), about.tuple.local.address), ());
@@ -295,13 +337,15 @@ impl Around {
 
     /// The process of a socket, opened with this tuple, is known, or another one.
     pub fn named(&mut self, about: &About, tuple: &Tuple) {
-        let peer = if about.is_udp {
-            self.bound.get_mut(&Bound::of(tuple.local, tuple.netns)).map(|bound| &mut bound.peer)
-        } else {
-            self.peers.get_mut(&Socket::of(tuple))
-        };
-        if let Some(peer) = peer.filter(|peer| peer.id == about.id) {
-            peer.process.clone_from(&about.process);
+        if about.is_udp {
+            let bound = self.bound.get_mut(&Bound::of(tuple.local, tuple.netns)).filter(|bound| bound.peer.id == about.id);
+            bound.into_iter().for_each(|bound| bound.peer.process.clone_from(&about.process));
+            return;
+        }
+        for socket in about.sockets() {
+            if let Some(peer) = self.peers.get_mut(&socket).filter(|peer| peer.id == about.id) {
+                peer.process.clone_from(&about.process);
+            }
         }
     }
 
@@ -344,9 +388,18 @@ impl Around {
         {
             return edge.id;
         }
-        let own = self.party(about.process.as_deref(), about.tuple.local.address);
-        let (mut peer, peer_process, found) = self.peer(about);
-        let mut other = self.party(peer_process.as_deref(), about.tuple.remote.address);
+        if about.is_udp && about.dialled.is_none() {
+            self.dial(about);
+        }
+        let own = match about.process.as_deref() {
+            Some(process) => self.party(process, about.tuple.local.address),
+            None => Party { address: Some(about.tuple.local.address), ..Party::new(Workload::of_address(about.tuple.local.address)) },
+        };
+        let Found { mut peer, process, service, settled: found } = self.peer(about);
+        let mut other = match process.as_deref() {
+            Some(process) => self.party(process, about.tuple.remote.address),
+            None => self.stranger(about),
+        };
         // A peer that has closed meanwhile keeps its name.
         if let Some(known) = about.edge.as_ref().filter(|known| peer.is_none() && known.peer.is_some()) {
             peer = known.peer;
@@ -364,11 +417,10 @@ impl Around {
         }
         client.port = None;
         server.port = Some(about.server_end().port);
+        server.service = self.service_of(about, service);
         about.tries = about.tries.saturating_add(1);
         let settled = found || about.tries >= PEER_TRIES;
-        let key = EdgeKey { client, server, protocol };
-        let id = self.map.intern(&key);
-        let EdgeKey { client, server, .. } = key;
+        let id = self.map.intern(&EdgeKey { client: self.for_edge(&client), server: self.for_edge(&server), protocol });
         let first = about.edge.replace(Edge { id, protocol, client, server, peer, settled }).is_none();
         if first && about.established {
             self.map.opened(id, about.side(self.options.frames));
@@ -381,31 +433,25 @@ impl Around {
         about.domain = self.resolved.name(about.tuple.remote.address, self.now_ns).cloned();
     }
 
-    fn party(&self, process: Option<&Process>, address: IpAddr) -> Party {
-        let workload = process.map_or_else(|| Workload::of_address(address), Workload::of_process);
-        let container_id = process.and_then(|process| process.container.as_ref()).map(|container| container.id.as_str().into());
-        Party { workload, address: Some(address), port: None, container_id }
-    }
-
-    /// The socket at the other end, if it is on this host, and its process; and whether that is final.
-    fn peer(&mut self, about: &About) -> (Option<ConnectionId>, Option<Arc<Process>>, bool) {
+    /// The socket at the other end, if it is on this host, and its process.
+    fn peer(&mut self, about: &About) -> Found {
         if self.options.frames {
-            return (None, None, true);
+            return Found { settled: true, ..Found::default() };
         }
         if about.is_udp {
-            let found = self.find_bound(&about.tuple, about.tuple.remote).map(|found| &found.peer);
-            return found.map_or((None, None, false), |peer| (Some(peer.id), peer.process.clone(), peer.process.is_some()));
+            let remote = about.dialled.as_ref().and_then(|dialled| dialled.translation).map_or(about.tuple.remote, |behind| behind.server);
+            return self.find_bound(&about.tuple, remote).map(|found| Found::of(&found.peer)).unwrap_or_default();
         }
-        if let Some(peer) = self.peers.get(&Socket::of(&about.tuple).other_end()) {
-            return (Some(peer.id), peer.process.clone(), peer.process.is_some());
+        if let Some(peer) = about.sockets().find_map(|socket| self.peers.get(&socket.other_end())) {
+            return Found::of(peer);
         }
         let remote = about.tuple.remote;
         if about.is_server() || !(remote.address.is_loopback() || remote.address == about.tuple.local.address) {
-            return (None, None, false);
+            return Found::default();
         }
         let pid = self.names.listener(remote.address, remote.port, about.tuple.netns).unwrap_or(0);
         let hint = Hint { pid, comm: "", cgroup_id: 0, now_ns: self.now_ns, sequence: self.sequence, again: false };
-        (None, self.names.process(hint), false)
+        Found { process: self.names.process(hint), ..Found::default() }
     }
 
     /// Adds what a connection's counters grew by to the edge of its exchanges, or to that of its own protocol; until there is either it waits.
@@ -439,19 +485,20 @@ impl Around {
             CloseReason::Abort => Some("abort"),
         };
         self.connection_line(about, protocol, totals, now_ns, error, reason);
-        let socket = Socket::of(&about.tuple);
-        self.ended.push_back((socket, about.id));
-        if self.ended.len() > ENDED_MAX
+        self.ended.extend(about.sockets().map(|socket| (socket, about.id)));
+        while self.ended.len() > ENDED_MAX
             && let Some((socket, id)) = self.ended.pop_front()
-            && self.peers.get(&socket).is_some_and(|peer| peer.id == id)
         {
-            self.peers.remove(&socket);
+            if self.peers.get(&socket).is_some_and(|peer| peer.id == id) {
+                self.peers.remove(&socket);
+            }
         }
     }
 
     pub fn fail(&mut self, about: &mut About, now_ns: u64, error: u32) {
         about.established = false;
         self.resolve(about);
+        self.dial(about);
         let id = self.edge(about, Protocol::Unknown);
         self.map.failed(id, about.side(self.options.frames), error);
         // Without an error of the network the program itself gave up.
@@ -518,7 +565,11 @@ impl Around {
                 let service = self.listeners.get(&(netns, local.port))?;
                 let (since_ns, last_exchange_ns) = (service.since_ns, service.last_exchange_ns);
                 let process = self.names.process(Hint { pid: pid.unwrap_or(0), comm: "", cgroup_id: 0, now_ns, sequence, again: false });
-                let server = Party { port: Some(local.port), ..self.party(process.as_deref(), local.address) };
+                let server = match process.as_deref() {
+                    Some(process) => self.for_edge(&self.party(process, local.address)),
+                    None => Party { address: Some(local.address), ..Party::new(Workload::of_address(local.address)) },
+                };
+                let server = Party { port: Some(local.port), ..server };
                 Some(Listener { server, since_ns, last_exchange_ns })
             })
             .collect()
@@ -592,7 +643,7 @@ impl Sink for Out<'_> {
 }
 
 fn view(party: &Party, end: Endpoint) -> PartyView<'_> {
-    PartyView { address: Some(end.address), port: Some(end.port), ..PartyView::from(party) }
+    PartyView { party, end: Some(end) }
 }
 
 fn process_view(process: &Process) -> ProcessView<'_> {

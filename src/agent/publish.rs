@@ -19,12 +19,13 @@ use super::{
 use crate::{
     config::Config,
     export::{MapFill, Name, ProgramCost, Published, SelfMetrics},
+    model::Party,
     probes::{
         load::{Probes, Wake},
         table::{ConnectionTable, Tallies, Tally},
         transport::MapHandle,
     },
-    service_map::{Listener, Party, Snapshot, idle},
+    service_map::{Listener, Snapshot, idle},
     telemetry::SelfUsage,
 };
 

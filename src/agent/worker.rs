@@ -8,16 +8,16 @@ use foldhash::fast::RandomState;
 use super::{
     lines::Lines,
     losses::{Losses, Reason},
-    names::{Hint, Names},
+    names::{Bettered, Hint, Names},
     parties::{About, Around, Out},
     router::{Batch, Message},
     udp::Sockets,
 };
 use crate::{
-    config::Sides,
+    config::{Detail, Sides},
     connection::{Connection, datagrams::Datagram, stream::Segment},
     event::{Body, CloseReason, Event, Header, Totals, text_lossy},
-    model::{ConnectionId, Direction, Process, Protocol, Protocols, Role, Wish},
+    model::{ConnectionId, Direction, Endpoint, Process, Protocol, Protocols, Role, Wish},
     service_map::{Listener, Shard},
 };
 
@@ -29,6 +29,8 @@ pub struct Options {
     pub frames: bool,
     /// Whose connections are shown.
     pub sides: Sides,
+    /// What edges tell apart.
+    pub detail: Detail,
     /// Lines are wanted.
     pub lines: bool,
     /// Whose values may be shown.
@@ -95,13 +97,11 @@ impl Worker {
     pub fn handle(&mut self, message: &Message, wish: &mut dyn FnMut(ConnectionId, Wish), report: &mut dyn FnMut(Report)) -> bool {
         match message {
             Message::Events(batch) => self.batch(batch, wish, report),
-            Message::Fact(fact) => {
-                let process = Arc::new(fact.process.clone());
-                self.around.names.learn(Arc::clone(&process));
-                if fact.renamed {
-                    self.refresh(&process);
-                }
-            }
+            Message::Fact(fact) => match self.around.names.learn(&fact.known) {
+                Bettered::Process(process) => self.refresh(&process),
+                Bettered::End(end) => self.unsettle(|remote| remote.address == end.address),
+                Bettered::Nobody => {}
+            },
             Message::End => return false,
         }
         true
@@ -307,7 +307,7 @@ impl Worker {
             .map(|entry| &entry.about)
             .chain(self.sockets.abouts().map(|(about, _)| &*about))
             .filter_map(|about| about.process.as_ref())
-            .filter(|process| process.container.as_ref().is_some_and(|container| container.name.is_none()))
+            .filter(|process| is_poorly_named(process))
             .map(|process| process.pid)
             .collect();
         unnamed.sort_unstable();
@@ -318,6 +318,12 @@ impl Worker {
                 self.refresh(&process);
             }
         }
+    }
+
+    /// The other ends that `concerns` chooses are looked for again.
+    fn unsettle(&mut self, concerns: impl Fn(Endpoint) -> bool) {
+        let tcp = self.connections.values_mut().map(|entry| &mut entry.about);
+        tcp.chain(self.sockets.abouts().map(|(about, _)| about)).filter(|about| concerns(about.tuple.remote)).for_each(About::unsettle);
     }
 
     /// A process is known better than before: its connections show it.
@@ -334,6 +340,11 @@ impl Worker {
             about.unsettle();
         }
     }
+}
+
+/// Its container, or its pod, may get a name yet.
+fn is_poorly_named(process: &Process) -> bool {
+    process.container.as_ref().is_some_and(|container| container.name.is_none() || (container.pod_uid.is_some() && process.pod.is_none()))
 }
 
 fn kind(body: &Body<'_>) -> usize {

@@ -10,6 +10,7 @@ use crate::{
     event::{Text, Tuple},
     model::{Endpoint, Exchange, Flags, Side},
     protocols::Sink,
+    record::Known,
 };
 
 const CLIENT: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 40_000 };
@@ -17,16 +18,24 @@ const SERVER: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), po
 const NETNS: u32 = 7;
 
 fn process(pid: u32, comm: &str) -> Arc<Process> {
-    Arc::new(Process { pid, comm: comm.to_owned(), executable: None, command: None, container: None })
+    Arc::new(Process { pid, comm: comm.to_owned(), ..Process::default() })
 }
 
 pub(super) fn worker() -> Worker {
-    let options =
-        Options { worker: 0, frames: false, sides: Sides::Both, lines: true, raw: Protocols::default(), unix_offset_ns: 0, connections: 8 };
-    let names = Names::new(Source::Recording(HashMap::new()), Listeners::new(Path::new("/nonexistent")), None);
+    let options = Options {
+        worker: 0,
+        frames: false,
+        sides: Sides::Both,
+        detail: Detail::Workload,
+        lines: true,
+        raw: Protocols::default(),
+        unix_offset_ns: 0,
+        connections: 8,
+    };
+    let names = Names::new(Source::Recording(Box::default()), Listeners::new(Path::new("/nonexistent")), None);
     let mut worker = Worker::new(options, names, Arc::default());
     for known in [process(10, "asker"), process(20, "teller")] {
-        worker.around.names.learn(known);
+        worker.around.names.learn(&Known::Process(known));
     }
     worker
 }

@@ -34,7 +34,7 @@ pub struct CgroupContainer<'a> {
 impl CgroupContainer<'_> {
     /// The model's container, not yet named.
     pub fn to_container(self) -> Container {
-        Container { id: self.id.to_owned(), runtime: self.runtime.to_owned(), name: None, image: None }
+        Container { id: self.id.to_owned(), runtime: self.runtime.to_owned(), ..Container::default() }
     }
 }
 

@@ -20,6 +20,8 @@ use arc_swap::ArcSwap;
 use serde::Deserialize;
 use tracing::{debug, warn};
 
+use crate::model::Compose;
+
 /// Where the Docker engine listens unless it is told otherwise.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// Where a system-wide podman service listens.
@@ -39,6 +41,7 @@ pub struct ContainerName {
     pub name: String,
     /// As it was asked for: `nginx:1.25`, or an image id where it has no tag.
     pub image: Option<String>,
+    pub compose: Option<Compose>,
 }
 
 /// Names by full container id, as known at one moment.
@@ -118,7 +121,7 @@ impl ContainerNames {
                 let Some(name) = actor.attributes.name.map(|name| name.trim_start_matches('/').to_owned()) else { return };
                 let known = self.get(&actor.id);
                 let image = actor.attributes.image.or_else(|| known.as_ref().and_then(|known| known.image.clone()));
-                let new = ContainerName { name, image };
+                let new = ContainerName { name, image, compose: None };
                 if known.as_deref() == Some(&new) {
                     return;
                 }
@@ -317,7 +320,7 @@ async fn list(client: &reqwest::Client) -> anyhow::Result<NameTable> {
 fn named(names: Vec<String>, image: Option<String>) -> Option<ContainerName> {
     let bare = |name: &String| name.trim_start_matches('/').to_owned();
     let own = names.iter().map(bare).find(|name| !name.is_empty() && !name.contains('/'))?;
-    Some(ContainerName { name: own, image })
+    Some(ContainerName { name: own, image, compose: None })
 }
 
 /// Between half and all of `pause`, so that the agents of many hosts do not act at once.

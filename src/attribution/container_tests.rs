@@ -156,7 +156,7 @@ fn lists_and_then_follows_the_events() {
 fn takes_the_own_name_rather_than_a_links() {
     with_engine(vec![ok(WEB), Reply::Stream(vec![])], async |bed| {
         bed.until("a list", |names| names.counts().lists == 1).await;
-        assert_eq!(*bed.names.get("aa").unwrap(), ContainerName { name: "web".into(), image: Some("nginx:1.25".into()) });
+        assert_eq!(*bed.names.get("aa").unwrap(), ContainerName { name: "web".into(), image: Some("nginx:1.25".into()), compose: None });
         assert_eq!(bed.name("bb"), None);
     });
 }

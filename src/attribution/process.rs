@@ -12,6 +12,7 @@ use std::{
 use super::{
     cgroup::{CgroupPaths, container_of_path, container_of_proc_file},
     container::ContainerNames,
+    kubernetes::Cluster,
 };
 use crate::model::{Container, Process};
 
@@ -52,6 +53,7 @@ pub struct Processes {
     proc_root: PathBuf,
     cgroups: CgroupPaths,
     names: Arc<ContainerNames>,
+    cluster: Arc<Cluster>,
     table: HashMap<u32, Entry>,
     /// Oldest first, by the serial of the entry; serials that are no longer current are passed over.
     order: VecDeque<(u32, u64)>,
@@ -105,6 +107,7 @@ impl Processes {
             proc_root: proc_root.to_owned(),
             cgroups,
             names,
+            cluster: Arc::default(),
             table: HashMap::new(),
             order: VecDeque::new(),
             exited: VecDeque::new(),
@@ -112,6 +115,11 @@ impl Processes {
             serial: 0,
             counts: ProcessCounts::default(),
         }
+    }
+
+    /// Pods are named as `cluster` tells.
+    pub fn in_cluster(self, cluster: Arc<Cluster>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// A process became another program. `filename` as given to execve(2), `argv0` its first argument (may be empty).
@@ -191,14 +199,12 @@ impl Processes {
                 entry.aliases.push(comm_hint.into());
             }
         }
-        let generation = self.names.generation();
+        let generation = self.names.generation() + self.cluster.generation();
         if entry.names_generation != generation {
             entry.names_generation = generation;
-            if let Some(container) = &resolved.container {
-                let container = named(container.clone(), &self.names);
-                if resolved.container.as_ref() != Some(&container) {
-                    entry.resolved = Some(Arc::new(Process { container: Some(container), ..Process::clone(resolved) }));
-                }
+            let named = named(Process::clone(resolved), &self.names, &self.cluster);
+            if **resolved != named {
+                entry.resolved = Some(Arc::new(named));
             }
         }
         entry.resolved.as_ref().map(Arc::clone)
@@ -216,8 +222,8 @@ impl Processes {
         if process.container.is_none() && start_ticks == 0 {
             process.container = self.container_of_cgroup(cgroup_id_hint, now_ns);
         }
-        let names_generation = self.names.generation();
-        process.container = process.container.map(|container| named(container, &self.names));
+        let names_generation = self.names.generation() + self.cluster.generation();
+        let process = named(process, &self.names, &self.cluster);
         let aliases = if comm_hint.is_empty() || process.comm == comm_hint { Vec::new() } else { vec![comm_hint.into()] };
         let process = Arc::new(process);
         if !self.table.contains_key(&pid) {
@@ -252,6 +258,7 @@ impl Processes {
                     executable: executed.filename.starts_with('/').then(|| executed.filename.clone()),
                     command: command_of(executed.argv0.as_bytes(), None).or_else(|| command_of(executed.filename.as_bytes(), None)),
                     container: self.container_of_cgroup(executed.cgroup_id, now_ns),
+                    ..Process::default()
                 });
             }
             if ancestor != pid
@@ -291,15 +298,22 @@ impl Processes {
 }
 
 fn unnamed(pid: u32, comm: &str) -> Process {
-    Process { pid, comm: comm.to_owned(), executable: None, command: None, container: None }
+    Process { pid, comm: comm.to_owned(), ..Process::default() }
 }
 
-/// With the engine's names, where it has any.
-fn named(container: Container, names: &ContainerNames) -> Container {
-    match names.get(&container.id) {
-        Some(known) => Container { name: Some(known.name.clone()), image: known.image.clone(), ..container },
-        None => container,
+/// With the names of the cluster, else of the engine, where there are any.
+fn named(mut process: Process, names: &ContainerNames, cluster: &Cluster) -> Process {
+    let Some(container) = &mut process.container else { return process };
+    let in_pod = container.pod_uid.as_deref().and_then(|uid| cluster.container(uid, &container.id));
+    if let Some(known) = in_pod.or_else(|| names.get(&container.id)) {
+        container.name = Some(known.name.clone());
+        container.image.clone_from(&known.image);
+        container.compose.clone_from(&known.compose);
     }
+    // A pod that is gone from the cluster keeps its name here.
+    let pod = container.pod_uid.as_deref().and_then(|uid| cluster.pod(uid));
+    process.pod = pod.or(process.pod);
+    process
 }
 
 /// What /proc says of a living process, and its start in clock ticks since boot. `None` if there is no such process;
@@ -316,7 +330,7 @@ pub fn read_process(proc_root: &Path, pid: u32) -> Option<(Process, u64)> {
     let command = read_start(&directory.join("cmdline"), COMMAND_BYTES_MAX).and_then(|line| command_of(&line, executable.as_deref()));
     let cgroup = read_start(&directory.join("cgroup"), 64 * 1024).map(|text| String::from_utf8_lossy(&text).into_owned());
     let container = cgroup.as_deref().and_then(container_of_proc_file).map(|container| container.to_container());
-    Some((Process { pid, comm: stat.comm, executable, command, container }, stat.start_ticks))
+    Some((Process { pid, comm: stat.comm, executable, command, container, ..Process::default() }, stat.start_ticks))
 }
 
 struct Stat {

@@ -56,13 +56,14 @@ fn reads_a_living_process_once() {
     let mut host = Host::new();
     host.start(7, "nginx", 50, "nginx: worker process\0", &format!("/system.slice/docker-{ID}.scope"));
     let first = host.resolve(7);
-    let container = Container { id: ID.into(), runtime: "docker".into(), name: None, image: None };
+    let container = Container { id: ID.into(), runtime: "docker".into(), ..Container::default() };
     let expected = Process {
         pid: 7,
         comm: "nginx".into(),
         executable: Some("/usr/sbin/nginx".into()),
         command: Some("nginx".into()),
         container: Some(container),
+        ..Process::default()
     };
     assert_eq!(*first, expected);
     assert!(Arc::ptr_eq(&first, &host.resolve(7)));
@@ -214,7 +215,7 @@ fn a_container_named_later_is_named_at_the_next_lookup() {
     host.start(90, "nginx", 1, "nginx\0", &format!("/docker/{ID}"));
     assert_eq!(host.resolve(90).container.as_ref().unwrap().name, None);
     for name in ["web", "front"] {
-        let known = ContainerName { name: name.into(), image: Some("nginx:1".into()) };
+        let known = ContainerName { name: name.into(), image: Some("nginx:1".into()), compose: None };
         host.names.replace([(ID.to_owned(), Arc::new(known))].into());
         let container = host.resolve(90).container.clone().unwrap();
         assert_eq!((container.name.as_deref(), container.image.as_deref()), (Some(name), Some("nginx:1")));

@@ -52,6 +52,25 @@ pub enum Raw {
     Amqp,
 }
 
+/// Whether a Kubernetes cluster is asked for names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kubernetes {
+    /// Where there is a service account or a kubeconfig.
+    Auto,
+    /// There must be one.
+    On,
+    Off,
+}
+
+/// What edges tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Detail {
+    Workload,
+    Pod,
+}
+
 /// From this level on messages are logged; ordered from silent to talkative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -193,6 +212,11 @@ pub fn socket_address() -> Kind<SocketAddr> {
         None => SocketAddr::from_str(word).ok(),
     };
     single("an address and a port, as in 127.0.0.1:7117, [::1]:7117", read, SocketAddr::to_string)
+}
+
+/// Any text.
+pub fn text() -> Kind<String> {
+    single("a text that is not empty", |word| (!word.is_empty()).then(|| word.to_owned()), String::clone)
 }
 
 /// The path of a file; whether it is there is asked when it is used.

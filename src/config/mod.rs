@@ -11,8 +11,8 @@ mod yaml;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use kind::{Hooks, LogLevel, Output, Raw, Sides};
-use kind::{choice, duration, list, number, optional, path, power_of_two, size, socket_address};
+pub use kind::{Detail, Hooks, Kubernetes, LogLevel, Output, Raw, Sides};
+use kind::{choice, duration, list, number, optional, path, power_of_two, size, socket_address, text};
 pub use load::{Effective, Error, Origin, Sources};
 pub use table::Setting;
 
@@ -36,6 +36,26 @@ table::settings! {
         duration: Option<Duration> = None, optional("none", duration()), "TIME";
         /// Bytes kept of each call that sends or receives
         capture_bytes: u32 = 32 << 10, size(64..=32 << 10), "SIZE";
+    }
+    "Names" {
+        /// Ask the API server of a Kubernetes cluster for names: auto asks where there is a service account or a kubeconfig
+        kubernetes: Kubernetes = Kubernetes::Auto, choice(), "WHEN";
+        /// File that says where the API server is; none takes the service account of the pod, else KUBECONFIG, else ~/.kube/config
+        kubeconfig: Option<PathBuf> = None, optional("none", path()), "FILE";
+        /// Name of this node in the cluster; none takes the host's name
+        node_name: Option<String> = None, optional("none", text()), "NAME";
+        /// Watch only pods of these namespaces; repeatable
+        namespace: Vec<String> = vec![], list(text()), "NAMESPACE";
+        /// Watch no pods of these namespaces; repeatable
+        exclude_namespace: Vec<String> = vec![], list(text()), "NAMESPACE";
+        /// Name only pods with these labels, as in kubectl get --selector
+        pod_selector: Option<String> = None, optional("none", text()), "SELECTOR";
+        /// Name only pods with these fields, as in kubectl get --field-selector
+        pod_field_selector: Option<String> = None, optional("none", text()), "SELECTOR";
+        /// Labels and annotations of pods that are shown: whole keys, or prefixes that end with *; repeatable
+        show_label: Vec<String> = vec!["app.kubernetes.io/*".to_owned()], list(text()), "KEY";
+        /// What edges and metrics tell apart: workloads, or each of their pods, which come and go
+        detail: Detail = Detail::Workload, choice(), "DETAIL";
     }
     "What comes out" {
         /// What goes to standard output: the live table, JSON lines, or nothing; remora agent prints nothing unless told to

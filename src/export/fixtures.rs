@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{MapFill, ProgramCost, Published, SelfMetrics};
 use crate::{
-    model::{Exchange, Protocol, Side, Workload, WorkloadKind},
+    model::{Exchange, Instance, Party, Protocol, Side, Workload},
     service_map::{
-        EdgeKey, IdleService, Limits, Party, ServiceMap, Snapshot,
+        EdgeKey, IdleService, Limits, ServiceMap, Snapshot,
         fixtures::{exchange, key, party},
     },
 };
@@ -15,10 +15,11 @@ use crate::{
 pub(super) fn published(rounds: u64) -> Published {
     let mut map = ServiceMap::new(Limits::default());
     let front = map.intern(&key("curl", "nginx"));
-    let database = Party { container_id: Some("0123456789abcdef".into()), port: Some(5432), ..party("postgres") };
+    let container = Instance { container_id: Some("0123456789abcdef".into()), ..Instance::default() };
+    let database = Party { instance: Some(Arc::new(container)), port: Some(5432), ..party("postgres") };
     let back = map.intern(&EdgeKey { client: party("nginx"), server: database, protocol: Protocol::Postgresql });
     let nowhere = Workload::of_address([10, 1, 2, 3].into());
-    let nowhere = Party { workload: nowhere, address: Some([10, 1, 2, 3].into()), port: Some(22), container_id: None };
+    let nowhere = Party { address: Some([10, 1, 2, 3].into()), port: Some(22), ..Party::new(nowhere) };
     let lost = map.intern(&EdgeKey { client: party("backup"), server: nowhere, protocol: Protocol::Unknown });
     for _ in 0..rounds {
         for side in [Side::Client, Side::Server] {
@@ -37,10 +38,7 @@ pub(super) fn published(rounds: u64) -> Published {
         map.retransmits(front, Side::Server, 1);
         map.failed(lost, Side::Client, 111);
     }
-    let idle = vec![IdleService {
-        server: Party { port: Some(9000), workload: Workload { name: "php".into(), kind: WorkloadKind::Process }, ..party("php") },
-        idle_ns: 60_000_000_000,
-    }];
+    let idle = vec![IdleService { server: Party { port: Some(9000), ..party("php") }, idle_ns: 60_000_000_000 }];
     Published {
         snapshot: Arc::new(Snapshot::merge(rounds * 1_000_000_000, [map.shard()], idle)),
         self_metrics: SelfMetrics {

@@ -1,11 +1,11 @@
 //! JSON lines, written straight into a buffer: one object a line, `type` first, times and sizes as integers.
 //! Knows nothing of where the buffer goes or when it is flushed.
 
-use std::{io::Write, net::IpAddr};
+use std::{io::Write, net::IpAddr, sync::Arc};
 
 use crate::{
-    model::{ConnectionId, Endpoint, Exchange, Protocol, Role, Side, Value, WorkloadKind},
-    service_map::{Edge, IdleService, Party, Snapshot},
+    model::{ConnectionId, Endpoint, Exchange, Instance, Label, Party, Protocol, Role, Side, Value},
+    service_map::{Edge, IdleService, Snapshot},
 };
 
 mod text;
@@ -15,22 +15,14 @@ use text::{Object, number, string};
 /// One end of an exchange or connection, as it is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct PartyView<'a> {
-    pub address: Option<IpAddr>,
-    pub port: Option<u16>,
-    pub name: &'a str,
-    pub kind: WorkloadKind,
-    pub container_id: Option<&'a str>,
+    pub party: &'a Party,
+    /// Where it was on the network, if that is not the party's own: a workload has many addresses.
+    pub end: Option<Endpoint>,
 }
 
 impl<'a> From<&'a Party> for PartyView<'a> {
     fn from(party: &'a Party) -> Self {
-        Self {
-            address: party.address,
-            port: party.port,
-            name: &party.workload.name,
-            kind: party.workload.kind,
-            container_id: party.container_id.as_deref(),
-        }
+        Self { party, end: None }
     }
 }
 
@@ -285,13 +277,46 @@ fn by_protocol(out: &mut Vec<u8>, snapshot: &Snapshot) {
 }
 
 fn party(out: &mut Vec<u8>, view: &PartyView<'_>) {
+    let PartyView { party, end } = view;
     let mut object = Object::new(out);
-    address(object.key("address"), view.address);
-    object.optional_number("port", view.port.map(u64::from));
-    object.string("name", view.name);
-    object.plain("kind", view.kind.name());
-    object.optional_string("container_id", view.container_id);
+    address(object.key("address"), end.map_or(party.address, |end| Some(end.address)));
+    object.optional_number("port", end.map_or(party.port, |end| Some(end.port)).map(u64::from));
+    object.string("name", &party.workload.name);
+    object.plain("kind", party.workload.kind.name());
+    let instance = party.instance.as_deref();
+    object.optional_string("container_id", instance.and_then(|instance| instance.container_id.as_deref()));
+    // What most ends do not have is left out where it is not known.
+    let known: [(&str, &Option<Arc<str>>); 4] =
+        [("namespace", &party.workload.namespace), ("service", &party.service), ("release", &party.release), ("chart", &party.chart)];
+    known.into_iter().for_each(|(name, text)| present(&mut object, name, text));
+    if let Some(instance) = instance {
+        instance_members(&mut object, instance);
+    }
     object.end();
+}
+
+fn instance_members(object: &mut Object<'_>, instance: &Instance) {
+    let known: [(&str, &Option<Arc<str>>); 7] = [
+        ("pod", &instance.pod),
+        ("node", &instance.node),
+        ("container", &instance.container),
+        ("image", &instance.image),
+        ("compose_project", &instance.compose_project),
+        ("compose_service", &instance.compose_service),
+        ("unit", &instance.unit),
+    ];
+    known.into_iter().for_each(|(name, text)| present(object, name, text));
+    if !instance.labels.is_empty() {
+        let mut labels = Object::new(object.key("labels"));
+        instance.labels.iter().for_each(|(key, value): &Label| labels.string(key, value));
+        labels.end();
+    }
+}
+
+fn present(object: &mut Object<'_>, name: &str, text: &Option<Arc<str>>) {
+    if let Some(text) = text {
+        object.string(name, text);
+    }
 }
 
 fn process(out: &mut Vec<u8>, view: Option<&ProcessView<'_>>) {

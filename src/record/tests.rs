@@ -1,11 +1,11 @@
 //! Round trips, cut recordings and damaged ones.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Chunk, End, Ending, Fact, Header, MAX_CHUNK, Reader, Writer, crc32::crc32, read_header, records};
+use super::{Chunk, End, Ending, Fact, Header, Known, MAX_CHUNK, Reader, Writer, crc32::crc32, read_header, records};
 use crate::model::{Container, Process};
 
 fn header() -> Header {
@@ -20,8 +20,9 @@ fn header() -> Header {
 }
 
 fn process() -> Process {
-    let container = Container { id: "ab".repeat(32), runtime: "docker".into(), name: Some("web".into()), image: None };
-    Process { pid: 42, comm: "nginx".into(), executable: Some("/usr/sbin/nginx".into()), command: None, container: Some(container) }
+    let container = Container { id: "ab".repeat(32), runtime: "docker".into(), name: Some("web".into()), ..Container::default() };
+    let executable = Some("/usr/sbin/nginx".into());
+    Process { pid: 42, comm: "nginx".into(), executable, container: Some(container), ..Process::default() }
 }
 
 /// A record of `length` bytes filled with `fill`.
@@ -38,7 +39,7 @@ fn losses() -> BTreeMap<String, u64> {
 fn recording() -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), &header()).unwrap();
     writer.events(0, &[event(40, 1), event(64, 2)].concat()).unwrap();
-    writer.fact(&Fact { sequence: 2, process: process(), renamed: false }).unwrap();
+    writer.fact(&Fact { sequence: 2, known: Known::Process(Arc::new(process())) }).unwrap();
     writer.events(2, &event(32, 3)).unwrap();
     writer.losses(&losses()).unwrap();
     writer.events(10, &event(100, 4)).unwrap();
@@ -48,7 +49,7 @@ fn recording() -> Vec<u8> {
 fn chunks() -> Vec<Chunk> {
     vec![
         Chunk::Events { sequence: 0, bytes: [event(40, 1), event(64, 2)].concat() },
-        Chunk::Fact(Fact { sequence: 2, process: process(), renamed: false }),
+        Chunk::Fact(Fact { sequence: 2, known: Known::Process(Arc::new(process())) }),
         Chunk::Events { sequence: 2, bytes: event(32, 3) },
         Chunk::Losses { sequence: 3, losses: losses() },
         Chunk::Events { sequence: 10, bytes: event(100, 4) },
@@ -265,7 +266,7 @@ proptest! {
         count in any::<u64>(),
     ) {
         let losses = BTreeMap::from([(comm.clone(), count)]);
-        let fact = Process { comm: comm.clone(), ..process() };
+        let fact = Arc::new(Process { comm: comm.clone(), ..process() });
         let mut writer = Writer::new(Vec::new(), &header()).unwrap();
         let mut expected = Vec::new();
         let (mut sequence, mut events) = (0, 0);
@@ -275,8 +276,8 @@ proptest! {
             writer.events(sequence, &bytes).unwrap();
             expected.push(Chunk::Events { sequence, bytes });
             (sequence, events) = (sequence + batch.len() as u64, events + batch.len() as u64);
-            writer.fact(&Fact { sequence, process: fact.clone(), renamed: true }).unwrap();
-            expected.push(Chunk::Fact(Fact { sequence, process: fact.clone(), renamed: true }));
+            writer.fact(&Fact { sequence, known: Known::Renamed(Arc::clone(&fact)) }).unwrap();
+            expected.push(Chunk::Fact(Fact { sequence, known: Known::Renamed(Arc::clone(&fact)) }));
         }
         let bytes = writer.finish(count, &losses).unwrap();
         expected.push(Chunk::End(End { elapsed_ns: count, events, losses }));

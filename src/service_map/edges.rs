@@ -1,12 +1,12 @@
 //! One worker's share of the service map: edges named once, then counted without allocation or locks.
 
-use std::{hash::BuildHasher, hash::Hasher, net::IpAddr, sync::Arc};
+use std::{hash::BuildHasher, hash::Hasher, sync::Arc};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::{Closing, Connections, Route, Routes, SideCounts, side::Words};
-use crate::model::{Exchange, Protocol, Side, Workload, WorkloadKind};
+use crate::model::{Exchange, Party, Protocol, Side, Workload, WorkloadKind};
 
 /// The name of whatever was folded because a bound was reached.
 pub const OTHER: &str = "other";
@@ -14,23 +14,6 @@ pub const OTHER: &str = "other";
 const MAX_WORD: usize = 64;
 /// Statements and paths in the resource table are cut here.
 const MAX_RESOURCE: usize = 256;
-
-/// One end of an edge.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Party {
-    pub workload: Workload,
-    pub address: Option<IpAddr>,
-    /// Servers only: a client's port changes with every connection.
-    pub port: Option<u16>,
-    pub container_id: Option<Arc<str>>,
-}
-
-impl Party {
-    /// Everything beyond a bound.
-    pub fn other() -> Self {
-        Self { workload: Workload { name: OTHER.into(), kind: WorkloadKind::Other }, address: None, port: None, container_id: None }
-    }
-}
 
 /// What makes two exchanges belong to the same edge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,7 +112,7 @@ impl ServiceMap {
             return self.add(key.clone());
         }
         self.folded += 1;
-        let other = EdgeKey { client: Party::other(), server: Party::other(), protocol: key.protocol };
+        let other = EdgeKey { client: other(), server: other(), protocol: key.protocol };
         match self.ids.get(&other) {
             Some(id) => *id,
             None => self.add(other),
@@ -258,6 +241,11 @@ impl ServiceMap {
             change(&mut counts.connections);
         }
     }
+}
+
+/// Everything beyond a bound.
+fn other() -> Party {
+    Party::new(Workload::new(WorkloadKind::Other, OTHER))
 }
 
 /// CONNECT and `OPTIONS *` have no path.

@@ -1,10 +1,10 @@
 //! Edges and exchanges for tests of this room and of those that show it.
 
-use super::{EdgeKey, Party};
-use crate::model::{Exchange, Flags, Protocol, Workload, WorkloadKind};
+use super::EdgeKey;
+use crate::model::{Exchange, Flags, Party, Protocol, Workload, WorkloadKind};
 
 pub(crate) fn party(name: &str) -> Party {
-    Party { workload: Workload { name: name.into(), kind: WorkloadKind::Process }, address: None, port: None, container_id: None }
+    Party::new(Workload::new(WorkloadKind::Process, name))
 }
 
 pub(crate) fn key(client: &str, server: &str) -> EdgeKey {

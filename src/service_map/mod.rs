@@ -11,7 +11,7 @@ pub mod routes;
 pub mod side;
 pub mod snapshot;
 
-pub use edges::{EdgeId, EdgeKey, Limits, Party, PathRoute, ServiceMap, Shard};
+pub use edges::{EdgeId, EdgeKey, Limits, PathRoute, ServiceMap, Shard};
 pub use histogram::Histogram;
 pub use resources::{Resource, Resources};
 pub use routes::{Route, Routes};

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Histogram, Party, Shard, SideCounts,
+    Histogram, Shard, SideCounts,
     edges::{EdgeKey, Limits, Sides},
 };
-use crate::model::{Protocol, Side};
+use crate::model::{Party, Protocol, Side};
 
 /// One edge, each of its exchanges and bytes counted once.
 ///

@@ -1,23 +1,29 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::*;
-use crate::{export::fixtures::published, model::Flags};
+use crate::{
+    export::fixtures::published,
+    model::{Flags, Workload, WorkloadKind},
+};
 
-const CLIENT: PartyView<'_> = PartyView {
-    address: Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 200, 7))),
+static CLIENT: LazyLock<Party> = LazyLock::new(|| Party {
+    address: Some([10, 0, 200, 7].into()),
     port: Some(40_000),
-    name: "curl",
-    kind: WorkloadKind::Process,
-    container_id: None,
-};
-const SERVER: PartyView<'_> = PartyView {
-    address: Some(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)),
-    port: Some(80),
-    name: "web",
-    kind: WorkloadKind::Container,
-    container_id: Some("c0ffee"),
-};
+    ..Party::new(Workload::new(WorkloadKind::Process, "curl"))
+});
+
+static SERVER: LazyLock<Party> = LazyLock::new(|| {
+    let instance = Instance { container_id: Some("c0ffee".into()), ..Instance::default() };
+    Party {
+        address: Some(std::net::Ipv6Addr::LOCALHOST.into()),
+        port: Some(80),
+        instance: Some(Arc::new(instance)),
+        ..Party::new(Workload::new(WorkloadKind::Container, "web"))
+    }
+});
 
 fn request<'a>(attributes: &'a [(&'static str, Value<'a>)]) -> Exchange<'a> {
     Exchange {
@@ -42,8 +48,8 @@ fn view<'a>(exchange: &'a Exchange<'a>) -> ExchangeView<'a> {
         exchange,
         side: Side::Server,
         tls: None,
-        client: CLIENT,
-        server: SERVER,
+        client: (&*CLIENT).into(),
+        server: (&*SERVER).into(),
         process: Some(ProcessView { pid: 42, comm: "nginx", container_id: Some("c0ffee") }),
         connection_id: ConnectionId(u64::MAX),
         peer_connection_id: Some(ConnectionId(9)),
@@ -93,8 +99,8 @@ fn a_failed_connection_says_why() {
         role: Role::Client,
         local: Endpoint { address: [10, 0, 0, 1].into(), port: 40_000 },
         remote: Endpoint { address: [10, 0, 0, 2].into(), port: 22 },
-        client: CLIENT,
-        server: SERVER,
+        client: (&*CLIENT).into(),
+        server: (&*SERVER).into(),
         process: None,
         connection_id: ConnectionId(3),
         peer_connection_id: None,

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     export::{Published, SelfMetrics, error_name},
-    model::{Protocol, Side, WorkloadKind},
-    service_map::{Connections, Edge, Histogram, Party, Series, SideCounts},
+    model::{Party, Protocol, Side, WorkloadKind},
+    service_map::{Connections, Edge, Histogram, Series, SideCounts},
 };
 
 pub(super) fn fill(page: &mut Page<'_>, published: &Published) {

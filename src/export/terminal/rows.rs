@@ -2,10 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write};
 
-use crate::{
-    export::Published,
-    service_map::{Edge, Party},
-};
+use crate::{export::Published, model::Party, service_map::Edge};
 
 /// What comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
