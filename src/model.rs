@@ -11,7 +11,7 @@ pub use identity::{Compose, Container, Instance, Label, Party, Pod, Process, Rem
 
 /// Names a connection (more exactly: one watched socket of it) for the life of the agent.
 ///
-/// The low byte is a hash of both ports that is the same seen from either end.
+/// The low byte is a hash of the client's port (UDP: of the server's) and so the same seen from either end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
@@ -26,10 +26,9 @@ impl ConnectionId {
         (self.0 & 0xff) as usize % workers.max(1)
     }
 
-    /// The low byte of an id: equal for both ends of a connection.
-    pub fn port_hash(local_port: u16, remote_port: u16) -> u8 {
-        let mixed = local_port ^ remote_port;
-        (mixed ^ (mixed >> 8)) as u8
+    /// The low byte of an id, made of the port that both ends know: the server's may be rewritten on the way.
+    pub fn port_hash(port: u16) -> u8 {
+        (port ^ (port >> 8)) as u8
     }
 }
 

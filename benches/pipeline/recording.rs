@@ -106,7 +106,7 @@ impl Recording {
     fn put(&mut self, socket: &Socket, role: Role, body: Body<'_>) {
         self.clock_ns += 500;
         let (server, pid) = (u64::from(role == Role::Server), if role == Role::Server { 200 } else { 100 });
-        let hash = u64::from(ConnectionId::port_hash(socket.client_port, socket.server_port));
+        let hash = u64::from(ConnectionId::port_hash(socket.client_port));
         let connection = ConnectionId((socket.number * 2 + server) << 8 | hash);
         Event { header: Header { time_ns: self.clock_ns, connection, pid, tid: pid }, body }.encode(&mut self.records);
     }

@@ -49,12 +49,14 @@ static __always_inline void read_tuple(struct socket_tuple *tuple, struct sock *
 	tuple->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }
 
-static __always_inline __u64 mint_id(const struct socket_tuple *tuple)
+/*
+ * The low byte is equal for both ends, so that they meet in one worker: a hash of the client's port, which they agree on even where
+ * the server's address and port are rewritten on the way.
+ */
+static __always_inline __u64 mint_id(__u16 port)
 {
-	__u16 mixed = tuple->local_port ^ tuple->remote_port;
-
-	mixed ^= mixed >> 8;
-	return (__sync_fetch_and_add(&conn_count, 1) + 1) << 8 | (mixed & 0xff);
+	port ^= port >> 8;
+	return (__sync_fetch_and_add(&conn_count, 1) + 1) << 8 | (port & 0xff);
 }
 
 static __always_inline void read_process(struct conn *conn)
@@ -211,7 +213,7 @@ static __always_inline struct conn *adopt(struct sock *sk, __u32 size, bool sent
 		conn.flows[1].base -= size;
 	else
 		conn.flows[0].base -= size;
-	conn.id = mint_id(&conn.tuple);
+	conn.id = mint_id(conn.role == ROLE_SERVER ? conn.tuple.remote_port : conn.tuple.local_port);
 	if (!conn_wanted(&conn))
 		conn.flags |= CONN_IGNORED;
 	failed = bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST);

@@ -61,8 +61,8 @@ struct event_header {
 	__u16 _pad;
 	__u64 time_ns; /* CLOCK_MONOTONIC */
 	/*
-	 * Unique for the agent's life; the low byte is a hash of the two ports
-	 * that is the same from both ends, so that the two sockets of a
+	 * Unique for the agent's life; the low byte is a hash of the client's
+	 * port, the same from both ends, so that the two sockets of a
 	 * same-host connection meet in one worker (UDP: of the server's port).
 	 * 0 where there is none.
 	 */

@@ -31,7 +31,7 @@ static __always_inline void on_connected(struct sock *sk)
 		return;
 	read_tuple(&conn->tuple, sk);
 	read_bases(conn, sk);
-	conn->id = mint_id(&conn->tuple);
+	conn->id = mint_id(conn->tuple.local_port);
 	conn->connect_ns = now - conn->start_ns;
 	conn->start_ns = now;
 	if (!conn_wanted(conn))
@@ -50,7 +50,7 @@ static __always_inline void on_accepted(struct sock *sk)
 	conn.start_ns = bpf_ktime_get_ns();
 	read_tuple(&conn.tuple, sk);
 	read_bases(&conn, sk);
-	conn.id = mint_id(&conn.tuple);
+	conn.id = mint_id(conn.tuple.remote_port);
 	if (!conn_wanted(&conn))
 		conn.flags |= CONN_IGNORED;
 	if (bpf_map_update_elem(&conns, &key, &conn, BPF_ANY))
@@ -67,7 +67,7 @@ static __always_inline void report_failure(struct conn *conn, struct sock *sk)
 	event = event_reserve(sizeof(*event), EVENT_FAIL);
 	if (!event)
 		return;
-	event->header.connection_id = mint_id(&conn->tuple);
+	event->header.connection_id = mint_id(conn->tuple.local_port);
 	event->header.pid = conn->pid;
 	event->header.tid = conn->tid;
 	event->tuple = conn->tuple;

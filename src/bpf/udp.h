@@ -68,17 +68,6 @@ static __always_inline void read_far_end(struct far_end *end, struct sock *sk, _
 		map_v4(end->address, LOAD(sk, __sk_common.skc_daddr));
 }
 
-/*
- * Both ends of a same-host conversation must meet in one worker, but a server
- * socket does not know of one client only: the server's port alone decides.
- */
-static __always_inline __u64 mint_udp_id(__u16 server_port)
-{
-	struct socket_tuple tuple = { .local_port = server_port };
-
-	return mint_id(&tuple);
-}
-
 static __always_inline void announce_udp(struct udp_socket *socket, struct sock *sk, const struct far_end *end)
 {
 	struct udp_open_event *event = event_reserve(sizeof(*event), EVENT_UDP_OPEN);
@@ -149,7 +138,8 @@ static __always_inline void begin_udp(struct udp_socket *socket, struct sock *sk
 	socket->pid = pid;
 	socket->role = client ? ROLE_CLIENT : ROLE_SERVER;
 	socket->flags = flags;
-	socket->id = mint_udp_id(server_port);
+	/* a server socket does not know of one client only, so it is the server's port that both have */
+	socket->id = mint_id(server_port);
 }
 
 static __always_inline struct udp_socket *new_udp(struct sock *sk, const struct far_end *end,

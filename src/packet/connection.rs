@@ -61,7 +61,7 @@ impl Connection {
         let from_server = flags.syn() && flags.ack();
         let (local, remote) = if from_server { (segment.destination, segment.source) } else { (segment.source, segment.destination) };
         let mut connection = Self {
-            id: ConnectionId((counter << 8) | u64::from(ConnectionId::port_hash(local.port, remote.port))),
+            id: ConnectionId((counter << 8) | u64::from(ConnectionId::port_hash(local.port))),
             local,
             remote,
             role: if flags.syn() { Role::Client } else { Role::Unknown },

@@ -94,7 +94,7 @@ impl Conversations {
                 self.evict(losses);
             }
             *counter += 1;
-            let id = ConnectionId((*counter << 8) | u64::from(ConnectionId::port_hash(source.port, destination.port)));
+            let id = ConnectionId((*counter << 8) | u64::from(ConnectionId::port_hash(source.port.min(destination.port))));
             let conversation = Conversation { id, local: source, last_ns: time_ns, numbers: [0; 2], last: [(0, 0); 2] };
             self.table.insert(key, conversation);
             let tuple = Tuple { local: source, remote: destination, netns: 0 };
