@@ -416,7 +416,7 @@ impl Around {
             server = Party { workload: Workload::of_domain(domain), address: None, ..server };
         }
         client.port = None;
-        server.port = Some(about.server_end().port);
+        server.port = Some(about.answering_port());
         server.service = self.service_of(about, service);
         about.tries = about.tries.saturating_add(1);
         let settled = found || about.tries >= PEER_TRIES;

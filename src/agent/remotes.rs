@@ -95,6 +95,11 @@ impl About {
         translation.map_or(self.tuple.remote, |translation| translation.server)
     }
 
+    /// The port of the socket that answers: both ends of a connection know it, and no other.
+    pub fn answering_port(&self) -> u16 {
+        if self.role == Role::Server { self.tuple.local.port } else { self.real_remote().port }
+    }
+
     /// The moment whose addresses count: that of the connection's begin, since an address that is given to another does not take its
     /// connections with it.
     fn named_at_ns(&self, now_ns: u64) -> u64 {

@@ -373,3 +373,7 @@ mod tests;
 #[cfg(test)]
 #[path = "domains_tests.rs"]
 mod domains_tests;
+
+#[cfg(test)]
+#[path = "remotes_tests.rs"]
+mod remotes_tests;

@@ -52,7 +52,7 @@ pub(super) fn open(worker: &mut Worker, id: u64, pid: u32, [local, remote]: [End
 }
 
 /// An exchange as the server's socket sees it, the `number`th.
-fn serve(worker: &mut Worker, id: u64, number: u64) {
+pub(super) fn serve(worker: &mut Worker, id: u64, number: u64) {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     for (direction, payload) in [(Direction::Received, REQUEST), (Direction::Sent, ANSWER)] {
