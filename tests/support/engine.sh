@@ -12,6 +12,8 @@
 set -euo pipefail
 # shellcheck source=tests/support/debian.sh
 source "$(dirname "${BASH_SOURCE[0]}")/debian.sh"
+# shellcheck source=tests/support/firewall.sh
+source "$(dirname "${BASH_SOURCE[0]}")/firewall.sh"
 support=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
@@ -115,27 +117,6 @@ base() {
 	docker import --change 'CMD ["bash"]' "$archive" debian:bookworm-slim >/dev/null
 }
 
-# Rules of Docker in chains that are not its own: they jump to its chains, or name one of its bridges or their networks.
-docker_rule='DOCKER|docker0|br-[0-9a-f]{12}|172\.(1[7-9]|2[0-9]|3[01])\.0\.0/16'
-
-# remove_rules COMMAND: what Docker leaves in the firewall when it ends.
-remove_rules() {
-	local tool=$1 table rule chain
-	command -v "$tool" >/dev/null || return 0
-	for table in filter nat raw mangle; do
-		local rules
-		rules=$("$tool" -t "$table" -S 2>/dev/null) || continue
-		while read -r rule; do
-			# shellcheck disable=SC2086 # a rule is its words; those of Docker hold no spaces
-			"$tool" -t "$table" -D ${rule#-A } 2>/dev/null || true
-		done < <(grep -E '^-A (FORWARD|OUTPUT|PREROUTING|POSTROUTING) ' <<<"$rules" | grep -E "$docker_rule")
-		local chains=()
-		mapfile -t chains < <(sed -nE 's/^-N (DOCKER.*)/\1/p' <<<"$rules")
-		for chain in "${chains[@]}"; do "$tool" -t "$table" -F "$chain" || true; done
-		for chain in "${chains[@]}"; do "$tool" -t "$table" -X "$chain" || true; done
-	done
-}
-
 down() {
 	local pid mount
 	if pid=$(engine_pid); then
@@ -152,8 +133,8 @@ down() {
 	fi
 	if [[ -e $state/before ]]; then
 		ip link delete docker0 2>/dev/null || true
-		remove_rules iptables
-		remove_rules ip6tables
+		# Docker's own chains, and what in others jumps there, or names one of its bridges or their networks.
+		remove_rules 'DOCKER|docker0|br-[0-9a-f]{12}|172\.(1[7-9]|2[0-9]|3[01])\.0\.0/16' 'DOCKER[A-Z0-9-]*'
 		local ip_forward=0 forward_policy=ACCEPT
 		# shellcheck disable=SC1091
 		source "$state/before"
