@@ -2,10 +2,11 @@
 # A real Kubernetes 1.20.2 node on this machine, in one directory, removed without a trace: etcd, kube-apiserver with TLS and RBAC,
 # controller-manager, scheduler, kubelet with Docker, kube-proxy with iptables, pods on a bridge, cluster DNS.
 #
-#   cluster.sh up [--api-only] [STATE_DIR]    start what does not run yet, wait until the node and its DNS are ready; print what `env` prints
+#   cluster.sh up [OPTIONS] [STATE_DIR]       start what does not run yet, wait until node and DNS are ready; print what `env` prints
 #   cluster.sh env     [STATE_DIR]            KUBECONFIG=…, KUBECTL=…, API_SERVER=…, NODE=…, NODE_IP=…, DOCKER_HOST=…, one a line
 #   cluster.sh status  [STATE_DIR]            each component with its pid; exit 1 when one that was started is gone
-#   cluster.sh stop  COMPONENT [STATE_DIR]    end one component: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy
+#   cluster.sh stop  COMPONENT [STATE_DIR]    end one component: etcd, kube-apiserver, kube-controller-manager, kube-scheduler,
+#                                             kubelet, kube-proxy
 #   cluster.sh start COMPONENT [STATE_DIR]    start it again and wait until it is well
 #   cluster.sh shop    [STATE_DIR]            build the image, apply shop/shop.yaml and wait for all of it
 #   cluster.sh down    [STATE_DIR]            end all of it and remove containers, interfaces, firewall rules, mounts, groups and STATE_DIR
@@ -17,9 +18,9 @@
 #   --engine=DIR         state directory of the container engine, /tmp/remora-engine unless given (see ../support/engine.sh); it is started
 #                        when it does not run, and `down` leaves it running with its images
 #
-# STATE_DIR is /tmp/remora-cluster unless given. Root; Debian; installs what it uses when absent: etcd-server, curl, openssl, iproute2 and, for a
-# node, docker.io, iptables, conntrack, socat, ethtool, containernetworking-plugins, gcc. The programs of Kubernetes come from build.sh,
-# which takes ten minutes once. docs/testing-kubernetes.md tells what is different in current clusters.
+# STATE_DIR is /tmp/remora-cluster unless given. Root; Debian; installs what it uses when absent: etcd-server, curl, openssl, iproute2
+# and, for a node, docker.io, iptables, conntrack, socat, ethtool, containernetworking-plugins, procps, gcc. The programs of
+# Kubernetes come from build.sh, which takes ten minutes once. docs/testing-kubernetes.md tells what is different in current clusters.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tests/support/debian.sh
@@ -133,7 +134,8 @@ certificate() {
 		[[ -n ${3:-} ]] && echo "subjectAltName=$3"
 		true
 	} >"$pki/$1.ext"
-	openssl x509 -req -in "$pki/$1.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days 365 -extfile "$pki/$1.ext" -out "$pki/$1.crt.new" 2>/dev/null
+	openssl x509 -req -in "$pki/$1.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days 365 -extfile "$pki/$1.ext" \
+		-out "$pki/$1.crt.new" 2>/dev/null
 	mv "$pki/$1.crt.new" "$pki/$1.crt"
 }
 
@@ -170,7 +172,10 @@ identities() {
 		mv "$pki/ca.crt.new" "$pki/ca.crt"
 	fi
 	[[ -e $pki/accounts.key ]] || openssl ecparam -name prime256v1 -genkey -noout -out "$pki/accounts.key"
-	certificate apiserver /CN=kube-apiserver "IP:$address,IP:127.0.0.1,IP:${SERVICES%.0/16}.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local"
+	local service=kubernetes.default.svc
+	certificate apiserver /CN=kube-apiserver "IP:$address,IP:127.0.0.1,IP:${SERVICES%.0/16}.1,DNS:localhost,DNS:kubernetes,$(
+		printf 'DNS:%s,' "${service%.svc}" "$service"
+	)DNS:$service.cluster.local"
 	certificate admin /O=system:masters/CN=admin
 	kubeconfig_for admin
 	[[ -n $api_only ]] && return
@@ -210,22 +215,24 @@ run_kube-apiserver() {
 			--kubelet-preferred-address-types=InternalIP)
 	fi
 	exec "$bin/kube-apiserver" --etcd-servers="http://127.0.0.1:$etcd_port" --bind-address="$address" --advertise-address="$address" \
-		--secure-port="$api_port" --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" --client-ca-file="$pki/ca.crt" \
-		--cert-dir="$state/run" --service-cluster-ip-range="$SERVICES" --authorization-mode=Node,RBAC --allow-privileged=true \
+		--secure-port="$api_port" --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
+		--client-ca-file="$pki/ca.crt" --cert-dir="$state/run" --service-cluster-ip-range="$SERVICES" --authorization-mode=Node,RBAC --allow-privileged=true \
 		--service-account-key-file="$pki/accounts.key" --service-account-signing-key-file="$pki/accounts.key" \
 		--service-account-issuer=https://kubernetes.default.svc.cluster.local --profiling=false "${flags[@]}" "${api_flags[@]}"
 }
 
 run_kube-controller-manager() {
-	exec "$bin/kube-controller-manager" --kubeconfig="$state/controller-manager.kubeconfig" --leader-elect=false --port=0 --bind-address=127.0.0.1 \
-		--authentication-kubeconfig="$state/controller-manager.kubeconfig" --authorization-kubeconfig="$state/controller-manager.kubeconfig" \
-		--cert-dir="$state/run" --service-account-private-key-file="$state/pki/accounts.key" --root-ca-file="$state/pki/ca.crt" \
+	local config=$state/controller-manager.kubeconfig
+	exec "$bin/kube-controller-manager" --kubeconfig="$config" --leader-elect=false --port=0 --bind-address=127.0.0.1 \
+		--authentication-kubeconfig="$config" --authorization-kubeconfig="$config" --cert-dir="$state/run" \
+		--flex-volume-plugin-dir="$state/volume-plugins" --service-account-private-key-file="$state/pki/accounts.key" --root-ca-file="$state/pki/ca.crt" \
 		--use-service-account-credentials=true --allocate-node-cidrs=true --cluster-cidr="$PODS" --service-cluster-ip-range="$SERVICES"
 }
 
 run_kube-scheduler() {
-	exec "$bin/kube-scheduler" --kubeconfig="$state/scheduler.kubeconfig" --leader-elect=false --port=0 --bind-address=127.0.0.1 \
-		--authentication-kubeconfig="$state/scheduler.kubeconfig" --authorization-kubeconfig="$state/scheduler.kubeconfig" --cert-dir="$state/run"
+	local config=$state/scheduler.kubeconfig
+	exec "$bin/kube-scheduler" --kubeconfig="$config" --leader-elect=false --port=0 --bind-address=127.0.0.1 \
+		--authentication-kubeconfig="$config" --authorization-kubeconfig="$config" --cert-dir="$state/run"
 }
 
 run_kubelet() {
@@ -253,10 +260,10 @@ readOnlyPort: 0
 oomScoreAdj: 0
 CONFIG
 	mkdir -p "$state"/{kubelet,static-pods,dockershim}
-	exec "$bin/kubelet" --config="$state/kubelet.yaml" --kubeconfig="$state/kubelet.kubeconfig" --hostname-override="$NODE" --node-ip="$address" \
-		--root-dir="$state/kubelet" --cert-dir="$state/run" --container-runtime=docker --docker-endpoint="$DOCKER_HOST" \
-		--experimental-dockershim-root-directory="$state/dockershim" --pod-infra-container-image=remora-test/pause \
-		--network-plugin=cni --cni-bin-dir=/usr/lib/cni --cni-conf-dir="$state/cni" --cni-cache-dir="$state/cni-cache"
+	exec "$bin/kubelet" --config="$state/kubelet.yaml" --kubeconfig="$state/kubelet.kubeconfig" --hostname-override="$NODE" \
+		--node-ip="$address" --root-dir="$state/kubelet" --cert-dir="$state/run" --volume-plugin-dir="$state/volume-plugins" \
+		--container-runtime=docker --docker-endpoint="$DOCKER_HOST" --experimental-dockershim-root-directory="$state/dockershim" \
+		--pod-infra-container-image=remora-test/pause --network-plugin=cni --cni-bin-dir=/usr/lib/cni --cni-conf-dir="$state/cni" --cni-cache-dir="$state/cni-cache"
 }
 
 run_kube-proxy() {
@@ -309,12 +316,12 @@ fail_with() {
 }
 
 end() {
-	local name=$1 pid deadline=$((SECONDS + 20))
+	local name=$1 pid deadline=$((SECONDS + 5))
 	if pid=$(pid_of "$name"); then
 		kill "$pid" 2>/dev/null || true
 		while pid_of "$name" >/dev/null; do
 			((SECONDS < deadline)) || {
-				say "$name (pid $pid) does not end: killed"
+				# The API server waits a minute for requests under way, and a watch is always under way.
 				kill -9 "$pid" 2>/dev/null || true
 				deadline=$((SECONDS + 20))
 			}
@@ -332,11 +339,12 @@ SYSCTLS=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops 
 
 prepare_machine() {
 	[[ -d /proc/sys/net/bridge ]] || modprobe br_netfilter 2>/dev/null || true
-	[[ -d /proc/sys/net/bridge ]] || die "this kernel has no br_netfilter: an answer between two pods of the bridge would miss the address translation"
+	# Without it the answer of a pod to another one on the same bridge would come from its own address, not from the service's.
+	[[ -d /proc/sys/net/bridge ]] || die "this kernel has no br_netfilter"
 	if [[ ! -e $state/sysctls ]]; then
 		local name
 		for name in "${SYSCTLS[@]}"; do sysctl -e "$name"; done >"$state/sysctls.new"
-		for name in /var/log/pods /var/log/containers; do [[ -e $name ]] || echo "$name"; done >"$state/made-directories"
+		for name in /var/log/pods /var/log/containers /var/lib/kubelet; do [[ -e $name ]] || echo "$name"; done >"$state/made-directories"
 		mv "$state/sysctls.new" "$state/sysctls"
 	fi
 	sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1
@@ -381,6 +389,8 @@ images() {
 	fi
 	# Takes a minute the first time, a second when nothing changed.
 	docker build -q -t remora-test/shop "$here/shop" >"$state/log/image.log" 2>&1 || fail_with image "the image of the shop was not built"
+	# What the name pointed to before.
+	docker image prune -f --filter label=remora-test=shop >/dev/null
 }
 
 restore_machine() {
@@ -452,7 +462,8 @@ rollout() {
 	for object in "$@"; do
 		kubectl -n "$namespace" rollout status "$object" --timeout=120s >/dev/null || {
 			kubectl -n "$namespace" get pods -o wide >&2
-			kubectl -n "$namespace" get events --sort-by=.lastTimestamp -o custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message | tail -n 20 >&2
+			kubectl -n "$namespace" get events --sort-by=.lastTimestamp \
+				-o custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message | tail -n 20 >&2
 			die "$namespace $object is not ready"
 		}
 	done
@@ -485,13 +496,14 @@ down() {
 	local index
 	if [[ -e $settings ]]; then
 		recall
-		for ((index = ${#components[@]} - 1; index >= 0; index--)); do end "${components[index]}"; done
-		if [[ -z $api_only ]]; then
-			if docker version >/dev/null 2>&1; then
-				docker ps -aq --filter label=io.kubernetes.pod.uid | xargs -r docker rm -f >/dev/null
-			fi
-			restore_machine
+		# The API last: it waits for those who watch it.
+		for ((index = ${#components[@]} - 1; index > 1; index--)); do end "${components[index]}"; done
+		if [[ -z $api_only ]] && docker version >/dev/null 2>&1; then
+			docker ps -aq --filter label=io.kubernetes.pod.uid | xargs -r docker rm -f >/dev/null
 		fi
+		end kube-apiserver
+		end etcd
+		if [[ -z $api_only ]]; then restore_machine; fi
 	fi
 	rm -rf "$state"
 	say "down"

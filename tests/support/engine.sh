@@ -41,7 +41,9 @@ answers() { [[ -S $socket ]] && docker version --format '{{.Server.Version}}' >/
 # The engine that STATE_DIR belongs to: its pid, and still that program.
 engine_pid() {
 	local pid
-	pid=$(cat "$state/dockerd.pid" 2>/dev/null) && [[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]] && echo "$pid"
+	pid=$(cat "$state/dockerd.pid" 2>/dev/null) || return 1
+	# Empty once it has ended, even while nobody has taken note of its end.
+	tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$state/" && echo "$pid"
 }
 
 has_sys_resource() {
@@ -126,7 +128,7 @@ down() {
 		fi
 		kill "$pid" 2>/dev/null || true
 		local deadline=$((SECONDS + 30))
-		while [[ -e /proc/$pid ]]; do
+		while engine_pid >/dev/null; do
 			((SECONDS < deadline)) || die "dockerd (pid $pid) does not end"
 			sleep 0.1
 		done

@@ -10,7 +10,8 @@ remove_rules() {
 		for table in filter nat mangle raw; do
 			rules=$("$tool" -t "$table" -S 2>/dev/null) || continue
 			while read -r rule; do
-				# xargs reads the quotes around a comment, and nothing else of what a shell would.
+				# xargs reads the quotes around a comment and nothing else of what a shell would; a quote inside becomes "'"'" to it.
+				rule=${rule//\\\"/\"\'\"\'\"}
 				xargs "$tool" -t "$table" -D <<<"${rule#-A }" 2>/dev/null || true
 			done < <(grep -E '^-A ' <<<"$rules" | grep -E -- "$1" | grep -vE -- "^-A ($2) ")
 			mapfile -t chains < <(sed -nE "s/^-N ($2)\$/\\1/p" <<<"$rules")
