@@ -15,7 +15,10 @@ use libbpf_rs::{
     btf::{Btf, types::Typedef},
     libbpf_sys::{self, bpf_func_id, bpf_map_type, bpf_prog_type},
 };
+use nix::errno::Errno;
 use serde::Serialize;
+
+use super::privileges::{self, Grant};
 
 /// Where the kernel's types come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,8 +75,16 @@ pub struct Features {
     pub bpf_stats_enabled: Option<bool>,
     pub jit: Option<bool>,
     pub cgroups: Cgroups,
+    /// The version 2 tree is mounted from its root, so that every container is in it, not our own alone.
+    pub whole_cgroup_tree: Option<bool>,
     /// Whether process ids mean the same to us and to the kernel's hooks.
     pub host_pid_namespace: Option<bool>,
+    /// Whether our network namespace is that of the host's first process; unknown without the host's pid namespace.
+    pub host_network_namespace: Option<bool>,
+    /// A trivial program was loaded. `Some(false)`: refused although the capabilities are held, as a seccomp filter does.
+    pub bpf_call: Option<bool>,
+    /// What CAP_SYS_PTRACE grants works. `Some(false)`: refused although it is held, as AppArmor does. Unknown without it.
+    pub reads_processes: Option<bool>,
     /// The Docker socket, where there is one.
     pub docker_socket: Option<PathBuf>,
 }
@@ -91,18 +102,6 @@ pub const TRACEPOINTS: [(&str, &str); 9] = [
     ("raw_syscalls", "sys_exit"),
 ];
 
-/// Bits of capabilities(7).
-const CAPABILITIES: [(u32, &str); 8] = [
-    (1, "CAP_DAC_OVERRIDE"),
-    (2, "CAP_DAC_READ_SEARCH"),
-    (12, "CAP_NET_ADMIN"),
-    (19, "CAP_SYS_PTRACE"),
-    (21, "CAP_SYS_ADMIN"),
-    (24, "CAP_SYS_RESOURCE"),
-    (38, "CAP_PERFMON"),
-    (39, "CAP_BPF"),
-];
-
 /// PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h: the first pid namespace has this inode on every kernel since 3.8.
 const HOST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
@@ -115,8 +114,9 @@ impl Features {
             |_| (String::new(), String::new()),
             |uname| (uname.release().to_string_lossy().into_owned(), uname.machine().to_string_lossy().into_owned()),
         );
+        let proc = Path::new("/proc");
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let capabilities = effective_capabilities(&status);
+        let capabilities = privileges::effective_capabilities(&status);
         let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
             .map(PathBuf::from)
             .into_iter()
@@ -130,6 +130,9 @@ impl Features {
                 ((*name).to_owned(), in_btf || in_tracefs)
             })
             .collect();
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let host_pid_namespace = fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino() == HOST_PID_NAMESPACE);
+        let ptrace = privileges::grant(&capabilities, "CAP_SYS_PTRACE") != Grant::Missing;
         let mut features = Self {
             root: nix::unistd::geteuid().is_root(),
             btf,
@@ -146,8 +149,12 @@ impl Features {
             unprivileged_bpf_disabled: number("/proc/sys/kernel/unprivileged_bpf_disabled"),
             bpf_stats_enabled: number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
             jit: number("/proc/sys/net/core/bpf_jit_enable").map(|on| on != 0),
-            cgroups: cgroups(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
-            host_pid_namespace: fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino() == HOST_PID_NAMESPACE),
+            cgroups: cgroups(&mountinfo),
+            whole_cgroup_tree: whole_cgroup_tree(&mountinfo),
+            host_pid_namespace,
+            host_network_namespace: if host_pid_namespace == Some(true) { privileges::host_network_namespace(proc) } else { None },
+            bpf_call: None,
+            reads_processes: if ptrace { privileges::reads_processes(proc) } else { None },
             docker_socket: docker_socket
                 .filter(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket()))
                 .map(Path::to_path_buf),
@@ -165,6 +172,12 @@ impl Features {
     fn ask_libbpf(&mut self) {
         // libbpf explains each refusal of a probe; here a refusal is an answer.
         let previous = libbpf_rs::set_print(None);
+        self.bpf_call = Some(trivial_program());
+        if self.bpf_call == Some(false) {
+            // libbpf would take the refusal for the answer, below.
+            libbpf_rs::set_print(previous);
+            return;
+        }
         self.tracing_programs = has_program_type(libbpf_sys::BPF_PROG_TYPE_TRACING);
         self.ring_buffer = has_map_type(libbpf_sys::BPF_MAP_TYPE_RINGBUF);
         self.atomic_fetch = atomic_fetch();
@@ -173,8 +186,9 @@ impl Features {
         libbpf_rs::set_print(previous);
     }
 
-    pub fn has_capability(&self, name: &str) -> bool {
-        self.capabilities.iter().any(|held| held == name)
+    /// How the capability is held; only of those that [`Self::capabilities`] may list.
+    pub fn grant(&self, capability: &str) -> Grant {
+        privileges::grant(&self.capabilities, capability)
     }
 
     pub fn has_tracepoint(&self, name: &str) -> bool {
@@ -183,7 +197,7 @@ impl Features {
 
     /// Privileges to load tracing programs. Container engines older than CAP_BPF (Linux 5.8) grant CAP_SYS_ADMIN alone.
     pub fn may_load(&self) -> bool {
-        self.has_capability("CAP_SYS_ADMIN") || self.has_capability("CAP_BPF") && self.has_capability("CAP_PERFMON")
+        self.grant("CAP_BPF") != Grant::Missing && self.grant("CAP_PERFMON") != Grant::Missing
     }
 }
 
@@ -233,24 +247,43 @@ fn atomic_fetch() -> Option<bool> {
         [0xb7, 0x00, 0, 0, 0, 0, 0, 0],       // r0 = 0
         [0x95, 0x00, 0, 0, 0, 0, 0, 0],       // exit
     ];
-    // SAFETY: the pointers are to 40 bytes of instructions and to texts that end with a NUL, all of them static; the call copies them.
+    match load(&INSTRUCTIONS) {
+        Ok(()) => Some(true),
+        // The verifier's word for an instruction that it does not know.
+        Err(Errno::EINVAL) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// Whether the call is let through at all: whatever stands before the verifier says EPERM.
+fn trivial_program() -> bool {
+    const INSTRUCTIONS: [[u8; 8]; 2] = [
+        [0xb7, 0x00, 0, 0, 0, 0, 0, 0], // r0 = 0
+        [0x95, 0x00, 0, 0, 0, 0, 0, 0], // exit
+    ];
+    load(&INSTRUCTIONS) != Err(Errno::EPERM)
+}
+
+/// Loads a socket filter of these instructions and lets it go again.
+fn load(instructions: &'static [[u8; 8]]) -> Result<(), Errno> {
+    // SAFETY: the pointers are to as many whole instructions as are told and to texts that end with a NUL, all of them static; the call
+    // copies them.
     let fd = unsafe {
         libbpf_sys::bpf_prog_load(
             libbpf_sys::BPF_PROG_TYPE_SOCKET_FILTER,
             ptr::null(),
             c"GPL".as_ptr(),
-            INSTRUCTIONS.as_ptr().cast(),
-            INSTRUCTIONS.len() as libbpf_sys::size_t,
+            instructions.as_ptr().cast(),
+            instructions.len() as libbpf_sys::size_t,
             ptr::null_mut(),
         )
     };
     if fd < 0 {
-        // -EINVAL is the verifier's word for an instruction that it does not know.
-        return (nix::errno::Errno::from_raw(-fd) == nix::errno::Errno::EINVAL).then_some(false);
+        return Err(Errno::from_raw(-fd));
     }
     // SAFETY: the descriptor was made above and nobody else has it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    Some(true)
+    Ok(())
 }
 
 /// The perf PMU exists where kprobes are compiled in, whether or not tracefs can be read.
@@ -263,12 +296,6 @@ fn kprobes(tracefs: Option<&Path>) -> Option<bool> {
 
 fn number(path: &str) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// The CapEff line of proc(5) status: a hexadecimal mask.
-fn effective_capabilities(status: &str) -> Vec<String> {
-    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
-    CAPABILITIES.iter().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, name)| (*name).to_owned()).collect()
 }
 
 /// The word in brackets: `none [integrity] confidentiality`. Kernels without the module have no such file and no lockdown.
@@ -294,6 +321,17 @@ fn cgroups(mountinfo: &str) -> Cgroups {
     }
 }
 
+/// Whether some version 2 mount shows the hierarchy's root, which the kernel numbers 1. The mount table would not tell: it is written as
+/// seen from our own cgroup namespace, where our own control group is `/`.
+fn whole_cgroup_tree(mountinfo: &str) -> Option<bool> {
+    const ROOT_INODE: u64 = 1;
+    let is_version2 = |line: &&str| line.split_once(" - ").is_some_and(|(_, end)| end.starts_with("cgroup2 "));
+    // Fields of proc_pid_mountinfo(5): the fifth is the mount point.
+    let mut roots = mountinfo.lines().filter(is_version2).filter_map(|line| line.split(' ').nth(4)).flat_map(fs::metadata).peekable();
+    roots.peek()?;
+    Some(roots.any(|root| root.ino() == ROOT_INODE))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -304,7 +342,7 @@ pub(crate) mod tests {
             kernel: "6.12.0".to_owned(),
             architecture: "x86_64".to_owned(),
             root: true,
-            capabilities: CAPABILITIES.map(|(_, name)| name.to_owned()).to_vec(),
+            capabilities: privileges::CAPABILITIES.map(|(_, name)| name.to_owned()).to_vec(),
             btf: BtfSource::Kernel,
             btf_error: None,
             tracefs: Some(PathBuf::from("/sys/kernel/tracing")),
@@ -320,7 +358,11 @@ pub(crate) mod tests {
             bpf_stats_enabled: Some(false),
             jit: Some(true),
             cgroups: Cgroups::V2,
+            whole_cgroup_tree: Some(true),
             host_pid_namespace: Some(true),
+            host_network_namespace: Some(true),
+            bpf_call: Some(true),
+            reads_processes: Some(true),
             docker_socket: Some(PathBuf::from("/var/run/docker.sock")),
         }
     }
@@ -329,13 +371,6 @@ pub(crate) mod tests {
         pub(crate) fn set_tracepoint(&mut self, name: &str, there: bool) {
             assert!(self.tracepoints.insert(name.to_owned(), there).is_some(), "{name} is not a tracepoint we know");
         }
-    }
-
-    #[test]
-    fn effective_capabilities_are_those_of_the_mask() {
-        let status = "Name:\tx\nCapPrm:\tffffffffffffffff\nCapEff:\t000000c000200000\n";
-        assert_eq!(effective_capabilities(status), ["CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
-        assert!(effective_capabilities("").is_empty());
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::features::{BtfSource, Features};
+use super::{
+    features::{BtfSource, Features},
+    privileges::Grant,
+};
 use crate::config::Hooks;
 
 /// A hook family that this version can load.
@@ -79,7 +82,10 @@ pub fn missing(features: &Features, family: HookFamily) -> Vec<String> {
             missing.push(what.to_owned());
         }
     };
-    need(features.may_load(), "the privileges of root (CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN)");
+    for capability in ["CAP_BPF", "CAP_PERFMON"] {
+        need(features.grant(capability) != Grant::Missing, &format!("{capability} (or CAP_SYS_ADMIN)"));
+    }
+    need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
     need(features.lockdown != "confidentiality", "a kernel that is not locked down for confidentiality");
     // Both families are typed tracepoints, whose arguments the verifier knows from the running kernel's own BTF; a file from
     // elsewhere only helps to find fields.
@@ -135,7 +141,7 @@ mod tests {
         assert!(choose_hooks(&features, Hooks::Auto).is_ok());
         features.capabilities = vec!["CAP_BPF".to_owned()];
         let refusal = choose_hooks(&features, Hooks::Auto).unwrap_err().to_string();
-        assert_eq!(refusal, "this host lacks the privileges of root (CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN)");
+        assert_eq!(refusal, "this host lacks CAP_PERFMON (or CAP_SYS_ADMIN)");
     }
 
     #[test]

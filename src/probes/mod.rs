@@ -4,5 +4,6 @@ pub mod features;
 pub mod health;
 pub mod hooks;
 pub mod load;
+pub mod privileges;
 pub mod table;
 pub mod transport;

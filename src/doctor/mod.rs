@@ -1,6 +1,8 @@
 //! `remora doctor`: the features of this host as sentences: what is there, what is chosen and why, what is missing, what that
 //! costs and what to do. Asks [`Features`] and judges; how a trial load is made it is told by the caller.
 
+mod privileges;
+
 use std::fmt;
 
 use anyhow::{Context, Result};
@@ -24,6 +26,8 @@ pub enum State {
     Ok,
     /// Costs the feature that `cost` names.
     Missing,
+    /// Absent, as on most hosts; costs what `cost` names where it should be there.
+    Absent,
     /// Could not be asked.
     Unknown,
     /// Not built in this version.
@@ -87,7 +91,7 @@ fn judge(features: Features, wanted: Hooks, trial: impl FnOnce() -> Result<Vec<(
     let can_capture = matches!(trial, Some(Ok(_)));
     let mut findings = Vec::new();
     hook_findings(&features, chosen.as_ref().ok().copied(), &mut findings);
-    privilege_findings(&features, &mut findings);
+    privileges::findings(&features, &mut findings);
     kernel_findings(&features, &mut findings);
     surroundings(&features, &mut findings);
     let programs = trial.and_then(Result::ok).unwrap_or_default();
@@ -140,27 +144,6 @@ fn hook_findings(features: &Features, chosen: Option<HookFamily>, findings: &mut
     }
 }
 
-fn privilege_findings(features: &Features, findings: &mut Vec<Finding>) {
-    let user = if features.root { "root" } else { "not root" };
-    let state = if features.may_load() { State::Ok } else { State::Missing };
-    let held = if features.capabilities.is_empty() { "none of those that matter".to_owned() } else { features.capabilities.join(" ") };
-    let remedy = "run as root, or with CAP_BPF and CAP_PERFMON; in a container with --privileged";
-    push(findings, "Privileges", "load programs", state, &format!("{user}; {held}"), Some(("everything: nothing can be loaded", remedy)));
-    let admin = features.has_capability("CAP_SYS_ADMIN");
-    let ptrace = admin || features.has_capability("CAP_SYS_PTRACE");
-    let found = known(Some(ptrace), "/proc of other users' processes can be read", "/proc of other users' processes is closed", "");
-    let cost = "names of executables and containers of processes that run as other users";
-    push(findings, "Privileges", "name processes", there(Some(ptrace)), found, Some((cost, "add CAP_SYS_PTRACE")));
-    let host = features.host_pid_namespace;
-    let found = known(host, "this is the host's", "this is a container's: process ids differ from the kernel's", "cannot be read");
-    let cost = "names of processes and containers";
-    push(findings, "Privileges", "pid namespace", there(host), found, Some((cost, "start the container with --pid=host (hostPID: true)")));
-    let locked = features.lockdown == "confidentiality";
-    let state = if locked { State::Missing } else { State::Ok };
-    let remedy = "boot with lockdown=integrity, or without Secure Boot";
-    push(findings, "Privileges", "lockdown", state, &features.lockdown, Some(("reading kernel memory, so everything", remedy)));
-}
-
 fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     let (state, mut found) = match &features.btf {
         BtfSource::Kernel => (State::Ok, "/sys/kernel/btf/vmlinux".to_owned()),
@@ -170,7 +153,8 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     if let Some(error) = &features.btf_error {
         found = format!("{found} ({error})");
     }
-    let remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11 and later, Ubuntu 20.10 and later)";
+    let remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11 and later, Ubuntu 20.10 and later); in a container that hides it: \
+                  docker run -v /sys/kernel/btf:/sys/kernel/btf:ro, Kubernetes: the same as a hostPath volume";
     push(findings, "Kernel", "types (BTF)", state, &found, Some(("everything in this version", remedy)));
     for (name, cost) in [
         ("sock_send_length", "the socket hooks (Linux 6.3)"),
@@ -211,25 +195,30 @@ fn surroundings(features: &Features, findings: &mut Vec<Finding>) {
         }
         None => (State::Missing, "not mounted or not readable".to_owned()),
     };
-    let remedy = "mount -t tracefs tracefs /sys/kernel/tracing";
+    let remedy = "mount -t tracefs tracefs /sys/kernel/tracing; in a container: docker run \
+                  -v /sys/kernel/tracing:/sys/kernel/tracing:ro, Kubernetes: the same as a hostPath volume";
     push(findings, "Surroundings", "tracefs", state, &found, Some(("finding tracepoints without BTF", remedy)));
-    let (state, found) = match features.cgroups {
-        Cgroups::V2 => (State::Ok, "version 2"),
-        Cgroups::Hybrid => (State::Ok, "version 1 controllers beside a version 2 tree"),
-        Cgroups::V1 => (State::Missing, "version 1 only: cgroup ids say nothing, containers are found by /proc"),
-        Cgroups::None => (State::Missing, "not mounted"),
+    let (state, found) = match (features.cgroups, features.whole_cgroup_tree) {
+        (Cgroups::V2 | Cgroups::Hybrid, Some(false)) => (State::Missing, "only a container's own part of the version 2 tree"),
+        (Cgroups::V2, _) => (State::Ok, "version 2"),
+        (Cgroups::Hybrid, _) => (State::Ok, "version 1 controllers beside a version 2 tree"),
+        (Cgroups::V1, _) => (State::Missing, "version 1 only: cgroup ids say nothing, containers are found by /proc"),
+        (Cgroups::None, _) => (State::Missing, "not mounted"),
     };
     let cost = "containers of processes that end before they are looked at";
-    push(findings, "Surroundings", "cgroups", state, found, Some((cost, "mount the version 2 tree (systemd.unified_cgroup_hierarchy=1)")));
+    let remedy = "mount the version 2 tree (systemd.unified_cgroup_hierarchy=1); in a container the host's: docker run \
+                  -v /sys/fs/cgroup:/sys/fs/cgroup:ro, Kubernetes: the same as a hostPath volume";
+    push(findings, "Surroundings", "cgroups", state, found, Some((cost, remedy)));
     let (state, found) = match &features.docker_socket {
         Some(path) => (State::Ok, path.display().to_string()),
-        None => (State::Missing, "no socket".to_owned()),
+        None => (State::Absent, "no socket".to_owned()),
     };
-    let remedy = "where Docker runs elsewhere: --docker-socket PATH; otherwise nothing";
+    let remedy = "only where the engine is Docker; in a container: docker run -v /var/run/docker.sock:/var/run/docker.sock:ro; \
+                  where the socket is elsewhere: --docker-socket PATH";
     push(findings, "Surroundings", "Docker", state, &found, Some(("names and images of Docker containers; ids remain", remedy)));
 }
 
-/// `otherwise` (cost, remedy) is told only where something is missing or unknown.
+/// `otherwise` (cost, remedy) is told only where something is not there or unknown.
 fn push(
     findings: &mut Vec<Finding>,
     topic: &'static str,
@@ -239,7 +228,7 @@ fn push(
     otherwise: Option<(&'static str, &'static str)>,
 ) {
     let (cost, remedy) = match (state, otherwise) {
-        (State::Missing, Some((cost, remedy))) => (Some(cost), Some(remedy)),
+        (State::Missing | State::Absent, Some((cost, remedy))) => (Some(cost), Some(remedy)),
         (State::Unknown, Some((cost, _))) => (Some(cost), Some("run the doctor with the privileges of the agent")),
         _ => (None, None),
     };
@@ -268,6 +257,7 @@ impl fmt::Display for State {
             State::Chosen => "chosen",
             State::Ok => "ok",
             State::Missing => "missing",
+            State::Absent => "absent",
             State::Unknown => "unknown",
             State::Unavailable => "-",
         })
@@ -332,10 +322,80 @@ mod tests {
         let report = judge(features, Hooks::Auto, not_tried);
         assert_eq!(report.exit(), Exit::Unobservable);
         let text = report.to_string();
-        for part in ["costs: everything: nothing can be loaded", "to do: run as root", "--pid=host", "Capture cannot work: this host lacks"]
-        {
+        for part in [
+            "costs: everything: nothing can be loaded",
+            "to do: run as root",
+            "--pid=host",
+            "hostPID: true",
+            "Capture cannot work: this host lacks CAP_BPF",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    /// The names of what is missing in a topic.
+    fn missing_of(report: &Report, topic: &str) -> Vec<String> {
+        let missing = |finding: &&Finding| finding.topic == topic && finding.state == State::Missing;
+        report.findings.iter().filter(missing).map(|finding| finding.name.clone()).collect()
+    }
+
+    #[test]
+    fn each_capability_is_missed_by_its_own_name() {
+        for name in ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN"] {
+            let mut features = complete();
+            let stand_ins = ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"];
+            features.capabilities.retain(|held| held != name && !stand_ins.contains(&held.as_str()));
+            let loads = features.may_load();
+            assert_eq!(loads, !["CAP_BPF", "CAP_PERFMON"].contains(&name));
+            let report = judge(features, Hooks::Auto, attached);
+            assert_eq!(missing_of(&report, "Privileges"), [name], "{report}");
+            assert_eq!(report.can_capture, loads);
+            assert!(loads || report.reason.contains(name), "{report}");
+            assert!(report.to_string().contains(&format!("--cap-add={}", name.strip_prefix("CAP_").unwrap())), "{report}");
+        }
+    }
+
+    #[test]
+    fn sys_admin_stands_in_for_loading_and_for_nothing_else() {
+        let mut features = complete();
+        features.capabilities = vec!["CAP_SYS_ADMIN".to_owned()];
+        let report = judge(features, Hooks::Auto, attached);
+        assert_eq!(missing_of(&report, "Privileges"), ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN"], "{report}");
+        assert!(report.can_capture && report.to_string().contains("held through CAP_SYS_ADMIN"), "{report}");
+    }
+
+    #[test]
+    fn what_is_refused_in_spite_of_the_capability_has_a_name_of_its_own() {
+        let mut features = complete();
+        features.bpf_call = Some(false);
+        let report = judge(features, Hooks::Auto, not_tried);
+        assert_eq!(missing_of(&report, "Privileges"), ["bpf system call"], "{report}");
+        assert!(report.reason.contains("seccomp"), "{report}");
+        let mut features = complete();
+        features.reads_processes = Some(false);
+        let report = judge(features, Hooks::Auto, attached);
+        assert_eq!(missing_of(&report, "Privileges"), ["process links"], "{report}");
+        assert!(report.to_string().contains("apparmor=unconfined"), "{report}");
+    }
+
+    #[test]
+    fn a_container_of_its_own_world_is_told_what_to_mount_and_to_share() {
+        let mut features = complete();
+        (features.host_network_namespace, features.whole_cgroup_tree, features.docker_socket) = (Some(false), Some(false), None);
+        let report = judge(features.clone(), Hooks::Auto, attached);
+        assert_eq!(missing_of(&report, "Privileges"), ["network namespace"], "{report}");
+        assert_eq!(missing_of(&report, "Surroundings"), ["cgroups"], "{report}");
+        let text = report.to_string();
+        for part in ["--network=host", "hostNetwork: true", "-v /sys/fs/cgroup:/sys/fs/cgroup:ro", "absent   no socket", "docker.sock:ro"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        (features.host_pid_namespace, features.host_network_namespace) = (Some(false), None);
+        let report = judge(features.clone(), Hooks::Auto, attached);
+        assert_eq!(missing_of(&report, "Privileges"), ["pid namespace"], "{report}");
+        (features.btf, features.tracefs) = (BtfSource::None, None);
+        let report = judge(features, Hooks::Auto, not_tried);
+        assert_eq!(missing_of(&report, "Surroundings"), ["tracefs", "cgroups"], "{report}");
+        assert!(report.to_string().contains("-v /sys/kernel/btf:/sys/kernel/btf:ro"), "{report}");
     }
 
     #[test]
