@@ -21,6 +21,7 @@ mod lifecycle;
 mod mysql;
 mod namespaces;
 mod postgresql;
+mod privileges;
 mod recording;
 mod redis;
 #[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
