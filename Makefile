@@ -12,14 +12,18 @@ BUILD_PACKAGES := ca-certificates clang llvm libelf-dev zlib1g-dev pkg-config ma
 SERVER_PACKAGES := nghttp2-server nghttp2-client caddy python3-h2 python3-httpx python3-grpcio python3-websockets python3-aiohttp \
 	golang-go golang-google-grpc-dev golang-goprotobuf-dev rabbitmq-server amqp-tools python3-pika \
 	mariadb-server mariadb-client python3-pymysql redis-server redis-tools python3-redis unbound bind9-dnsutils python3-dnspython
+# To render deploy/ twice and compare: what Helm is made of, and a kubectl where there is none.
+DEPLOY_PACKAGES := golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev golang-github-xeipuuv-gojsonschema-dev \
+	$(if $(shell command -v kubectl),,kubernetes-client)
 TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump bpftool \
-	python3 python3-psycopg2 $(SERVER_PACKAGES)
+	python3 python3-psycopg2 $(SERVER_PACKAGES) $(DEPLOY_PACKAGES)
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
 # libFuzzer is C++.
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust
+.PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
+	manifests deploy status undeploy
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,7 +42,7 @@ demo: build deps-test ## remora run beside a small real workload on loopback, re
 test: deps-test rust ## everything: parsers, hostile bytes, command line, then real programs on this kernel
 	$(CARGO) test --release --no-run
 	$(CARGO) test --release --lib --bins
-	$(CARGO) test --release --test architecture --test cli --test confusion
+	$(CARGO) test --release --test architecture --test cli --test confusion --test deploy
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
 
@@ -74,6 +78,32 @@ fmt: deps-lint rust ## formats Rust and C
 	$(CARGO) fmt
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 	clang-format -i $(BPF_SOURCES)
+
+# --- ways to run: docs/deploying.md ------------------------------------------------------------------------------------------------
+
+KUBECTL      ?= kubectl
+# What `deploy` applies and `undeploy` deletes: the file, or an overlay, e.g. make deploy OVERLAY=deploy/kubernetes/privileged
+OVERLAY      ?=
+MANIFEST     ?= deploy/kubernetes/remora.yaml
+MANIFEST_BASE = deploy/kubernetes/base
+APPLIED       = $(if $(OVERLAY),-k $(OVERLAY),-f $(MANIFEST))
+
+manifests: ## deploy/kubernetes/remora.yaml, joined from the pieces in deploy/kubernetes/base
+	@{ echo '# Everything that Remora needs in a cluster: kubectl apply -f remora.yaml. Joined from base/ by `make manifests`; edit there.'; \
+	for piece in $$(sed -n 's/^  - //p' $(MANIFEST_BASE)/kustomization.yaml); do echo ---; cat $(MANIFEST_BASE)/$$piece; done; } >$(MANIFEST)
+
+deploy: ## into the cluster of the current kubectl context, and wait until every node has its agent
+	$(KUBECTL) apply $(APPLIED)
+	$(KUBECTL) --namespace remora rollout status daemonset/remora --timeout 5m
+
+status: ## the agents of the current cluster, and their last words
+	$(KUBECTL) --namespace remora get daemonset,pods --output wide
+	$(KUBECTL) --namespace remora logs daemonset/remora --tail 20
+
+undeploy: ## out of the cluster again; nothing stays
+	$(KUBECTL) delete $(APPLIED) --ignore-not-found
+
+# --- packages ----------------------------------------------------------------------------------------------------------------------
 
 # Installs the packages of $(1) that are absent, says which, and does nothing when there are none. Debian starts a server when
 # its package is installed, unless policy-rc.d forbids it: the tests start their own servers, on their own ports.
