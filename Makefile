@@ -18,12 +18,13 @@ DEPLOY_PACKAGES := golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs
 TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump bpftool \
 	python3 python3-psycopg2 $(SERVER_PACKAGES) $(DEPLOY_PACKAGES)
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
+DEB_PACKAGES   := dpkg-dev llvm
 # libFuzzer is C++.
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
 .PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
-	manifests deploy status undeploy
+	manifests deploy status undeploy deb test-deb
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -102,6 +103,15 @@ status: ## the agents of the current cluster, and their last words
 
 undeploy: ## out of the cluster again; nothing stays
 	$(KUBECTL) delete $(APPLIED) --ignore-not-found
+
+# Another architecture: make deb DEB_ARCH=arm64 DEB_BINARY=path/of/its/remora
+deb: $(if $(DEB_BINARY),,build) ## target/remora_VERSION_ARCH.deb: program, systemd unit, /etc/remora/remora.yaml
+	$(call install,$(DEB_PACKAGES))
+	scripts/deb.sh $(or $(DEB_BINARY),target/release/remora) $(DEB_ARCH)
+
+test-deb: deb ## lintian, install, run, remove and purge in a Debian of its own
+	$(call install,lintian debootstrap systemd)
+	scripts/test-deb.sh
 
 # --- packages ----------------------------------------------------------------------------------------------------------------------
 
