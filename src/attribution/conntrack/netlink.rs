@@ -179,6 +179,7 @@ mod tests {
         bytes
     }
 
+    #[expect(clippy::type_complexity, reason = "the two outputs of the function under test")]
     fn heard(bytes: &[u8]) -> (Vec<(u16, Vec<u8>)>, Option<Result<(), Errno>>) {
         let mut taken = Vec::new();
         let outcome = messages(bytes, 7, &mut |kind, body: &[u8]| taken.push((kind, body.to_vec())));
