@@ -216,16 +216,18 @@ run_kube-apiserver() {
 	fi
 	exec "$bin/kube-apiserver" --etcd-servers="http://127.0.0.1:$etcd_port" --bind-address="$address" --advertise-address="$address" \
 		--secure-port="$api_port" --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
-		--client-ca-file="$pki/ca.crt" --cert-dir="$state/run" --service-cluster-ip-range="$SERVICES" --authorization-mode=Node,RBAC --allow-privileged=true \
-		--service-account-key-file="$pki/accounts.key" --service-account-signing-key-file="$pki/accounts.key" \
-		--service-account-issuer=https://kubernetes.default.svc.cluster.local --profiling=false "${flags[@]}" "${api_flags[@]}"
+		--client-ca-file="$pki/ca.crt" --cert-dir="$state/run" --service-cluster-ip-range="$SERVICES" \
+		--authorization-mode=Node,RBAC --allow-privileged=true --profiling=false --service-account-key-file="$pki/accounts.key" \
+		--service-account-signing-key-file="$pki/accounts.key" --service-account-issuer=https://kubernetes.default.svc.cluster.local \
+		"${flags[@]}" "${api_flags[@]}"
 }
 
 run_kube-controller-manager() {
 	local config=$state/controller-manager.kubeconfig
 	exec "$bin/kube-controller-manager" --kubeconfig="$config" --leader-elect=false --port=0 --bind-address=127.0.0.1 \
 		--authentication-kubeconfig="$config" --authorization-kubeconfig="$config" --cert-dir="$state/run" \
-		--flex-volume-plugin-dir="$state/volume-plugins" --service-account-private-key-file="$state/pki/accounts.key" --root-ca-file="$state/pki/ca.crt" \
+		--flex-volume-plugin-dir="$state/volume-plugins" --root-ca-file="$state/pki/ca.crt" \
+		--service-account-private-key-file="$state/pki/accounts.key" \
 		--use-service-account-credentials=true --allocate-node-cidrs=true --cluster-cidr="$PODS" --service-cluster-ip-range="$SERVICES"
 }
 
@@ -263,7 +265,8 @@ CONFIG
 	exec "$bin/kubelet" --config="$state/kubelet.yaml" --kubeconfig="$state/kubelet.kubeconfig" --hostname-override="$NODE" \
 		--node-ip="$address" --root-dir="$state/kubelet" --cert-dir="$state/run" --volume-plugin-dir="$state/volume-plugins" \
 		--container-runtime=docker --docker-endpoint="$DOCKER_HOST" --experimental-dockershim-root-directory="$state/dockershim" \
-		--pod-infra-container-image=remora-test/pause --network-plugin=cni --cni-bin-dir=/usr/lib/cni --cni-conf-dir="$state/cni" --cni-cache-dir="$state/cni-cache"
+		--pod-infra-container-image=remora-test/pause --network-plugin=cni --cni-bin-dir=/usr/lib/cni --cni-conf-dir="$state/cni" \
+		--cni-cache-dir="$state/cni-cache"
 }
 
 run_kube-proxy() {
@@ -505,7 +508,8 @@ down() {
 		end etcd
 		if [[ -z $api_only ]]; then restore_machine; fi
 	fi
-	rm -rf "$state"
+	# Whatever is mounted below is not ours to delete; a directory that is no cluster's stays.
+	if [[ -e $settings ]]; then rm -rf --one-file-system "$state"; fi
 	say "down"
 }
 

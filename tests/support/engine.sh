@@ -135,8 +135,8 @@ down() {
 	fi
 	if [[ -e $state/before ]]; then
 		ip link delete docker0 2>/dev/null || true
-		# Docker's own chains, and what in others jumps there, or names one of its bridges or their networks.
-		remove_rules 'DOCKER|docker0|br-[0-9a-f]{12}|172\.(1[7-9]|2[0-9]|3[01])\.0\.0/16' 'DOCKER[A-Z0-9-]*'
+		# Docker's own chains, and what in others jumps there or names one of its bridges.
+		remove_rules 'DOCKER|docker0|br-[0-9a-f]{12}' 'DOCKER[A-Z0-9-]*'
 		local ip_forward=0 forward_policy=ACCEPT
 		# shellcheck disable=SC1091
 		source "$state/before"
@@ -145,11 +145,11 @@ down() {
 		rm -f "$state/before"
 	fi
 	# shellcheck disable=SC2013 # state directories with spaces in their names are not supported
-	for mount in $(cut -d' ' -f2 /proc/self/mounts | grep "^$state/" | sort -r); do umount "$mount" || true; done
+	for mount in $(cut -d' ' -f2 /proc/self/mounts | grep "^$state/" | sort -r); do umount "$mount"; done
 	# The engine leaves its parent groups behind, empty by now.
 	find /sys/fs/cgroup -maxdepth 3 -depth -type d -name docker -exec rmdir {} + 2>/dev/null || true
-	rm -rf "$state"/{docker.sock,dockerd.pid,dockerd.log,bounded-runc,exec}
-	if [[ -n $purge ]]; then rm -rf "$state"; fi
+	rm -rf --one-file-system "$state"/{docker.sock,dockerd.pid,dockerd.log,bounded-runc,exec}
+	if [[ -n $purge && -d $state/data ]]; then rm -rf --one-file-system "$state"; fi
 	say "down"
 }
 
