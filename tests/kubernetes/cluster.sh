@@ -401,6 +401,8 @@ restore_machine() {
 	"$bin/kube-proxy" --cleanup >/dev/null 2>&1 || true
 	remove_rules 'KUBE-|CNI-|remora test cluster' '(KUBE|CNI)-[A-Za-z0-9-]*'
 	ip link delete "$BRIDGE" 2>/dev/null || true
+	# The next cluster hands out the same addresses.
+	conntrack -D -s "$PODS" >/dev/null 2>&1 || true
 	# shellcheck disable=SC2013 # state directories with spaces in their names are not supported
 	for name in $(cut -d' ' -f2 /proc/self/mounts | grep "^$state/" | sort -r); do umount "$name"; done
 	find /sys/fs/cgroup -maxdepth 3 -type d -name kubepods -prune -print0 |
