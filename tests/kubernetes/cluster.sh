@@ -194,7 +194,7 @@ identities() {
 pid_of() {
 	local pid
 	pid=$(cat "$state/run/$1.pid" 2>/dev/null) || return 1
-	tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$state/" && echo "$pid"
+	cat "/proc/$pid/cmdline" 2>/dev/null | tr '\0' ' ' | grep -qF "$state/" && echo "$pid"
 }
 
 run_etcd() {

@@ -43,7 +43,7 @@ engine_pid() {
 	local pid
 	pid=$(cat "$state/dockerd.pid" 2>/dev/null) || return 1
 	# Empty once it has ended, even while nobody has taken note of its end.
-	tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$state/" && echo "$pid"
+	cat "/proc/$pid/cmdline" 2>/dev/null | tr '\0' ' ' | grep -qF "$state/" && echo "$pid"
 }
 
 has_sys_resource() {
