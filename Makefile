@@ -24,7 +24,7 @@ FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
 .PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
-	manifests deploy status undeploy deb test-deb
+	manifests deploy status undeploy check-rbac deb test-deb
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -103,6 +103,10 @@ status: ## the agents of the current cluster, and their last words
 
 undeploy: ## out of the cluster again; nothing stays
 	$(KUBECTL) delete $(APPLIED) --ignore-not-found
+
+check-rbac: ## what a real API server makes of deploy/kubernetes, and what its account may; needs KUBECONFIG, installs and removes
+	@command -v jq >/dev/null || { echo "make: jq is missing" >&2; exit 1; }
+	KUBECTL=$(KUBECTL) scripts/check-rbac.sh
 
 # Another architecture: make deb DEB_ARCH=arm64 DEB_BINARY=path/of/its/remora
 deb: $(if $(DEB_BINARY),,build) ## target/remora_VERSION_ARCH.deb: program, systemd unit, /etc/remora/remora.yaml
