@@ -5,7 +5,7 @@ use std::{hash::BuildHasher, hash::Hasher, sync::Arc};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::{Closing, Connections, Route, Routes, SideCounts, side::Words};
+use super::{Closing, Connections, Route, Routes, SideCounts, Workloads, side::Words};
 use crate::model::{Exchange, Party, Protocol, Side, Workload, WorkloadKind};
 
 /// The name of whatever was folded because a bound was reached.
@@ -69,6 +69,7 @@ pub type Sides = [Option<Box<SideCounts>>; 3];
 #[derive(Clone, Debug)]
 pub struct Shard {
     pub edges: Vec<(Arc<EdgeKey>, Sides)>,
+    pub workloads: Workloads,
     /// How often an edge could not be given its own place.
     pub folded: u64,
     pub limits: Limits,
@@ -84,6 +85,7 @@ pub struct ServiceMap {
     routed: Vec<Option<u32>>,
     servers: HashMap<Party, u32>,
     routes: Vec<Routes>,
+    workloads: Workloads,
     folded: u64,
     resource_hash: RandomState,
 }
@@ -98,6 +100,7 @@ impl ServiceMap {
             routed: Vec::new(),
             servers: HashMap::new(),
             routes: Vec::new(),
+            workloads: Workloads::default(),
             folded: 0,
             resource_hash: RandomState::default(),
         }
@@ -172,6 +175,18 @@ impl ServiceMap {
         self.count(edge, side, |connections| connections.fail(error, 1));
     }
 
+    /// A call to a Service that had no ready endpoint came to nothing.
+    pub fn unserved(&mut self, edge: EdgeId, side: Side) {
+        if let Some(counts) = self.side(edge, side) {
+            counts.unserved_calls += 1;
+        }
+    }
+
+    /// Somebody was at an end of a connection, with all that is known of which pod of its workload it is.
+    pub fn meet(&mut self, party: &Party, now_ns: u64) {
+        self.workloads.meet(party, now_ns);
+    }
+
     /// Bytes that the watched socket has moved since it was last told; frames seen on the way count as the client's.
     pub fn bytes(&mut self, edge: EdgeId, side: Side, sent: u64, received: u64) {
         let (request, response) = if side == Side::Server { (received, sent) } else { (sent, received) };
@@ -203,7 +218,7 @@ impl ServiceMap {
 
     /// A copy of all counts: some kilobytes an edge, so for every second, not for every event.
     pub fn shard(&self) -> Shard {
-        Shard { edges: self.edges.clone(), folded: self.folded, limits: self.limits }
+        Shard { edges: self.edges.clone(), workloads: self.workloads.clone(), folded: self.folded, limits: self.limits }
     }
 
     fn add(&mut self, key: EdgeKey) -> EdgeId {

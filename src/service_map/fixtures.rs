@@ -7,6 +7,11 @@ pub(crate) fn party(name: &str) -> Party {
     Party::new(Workload::new(WorkloadKind::Process, name))
 }
 
+/// A Deployment of the cluster.
+pub(crate) fn pod_party(namespace: &str, name: &str) -> Party {
+    Party::new(Workload { namespace: Some(namespace.into()), ..Workload::new(WorkloadKind::Deployment, name) })
+}
+
 pub(crate) fn key(client: &str, server: &str) -> EdgeKey {
     EdgeKey { client: party(client), server: Party { port: Some(80), ..party(server) }, protocol: Protocol::Http }
 }

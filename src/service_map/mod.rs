@@ -8,15 +8,21 @@ pub mod edges;
 pub mod histogram;
 pub mod resources;
 pub mod routes;
+pub mod services;
 pub mod side;
 pub mod snapshot;
+pub mod traffic;
+pub mod workloads;
 
 pub use edges::{EdgeId, EdgeKey, Limits, PathRoute, ServiceMap, Shard};
 pub use histogram::Histogram;
 pub use resources::{Resource, Resources};
 pub use routes::{Route, Routes};
+pub use services::{ServiceState, ServiceWatch, UnservedService};
 pub use side::{Closing, Connections, Series, SideCounts};
 pub use snapshot::{Edge, IdleService, Listener, Snapshot, idle};
+pub use traffic::{Reach, Traffic};
+pub use workloads::{Met, Workloads};
 
 #[cfg(test)]
 pub(crate) mod fixtures;

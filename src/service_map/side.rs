@@ -121,13 +121,16 @@ pub struct SideCounts {
     pub series: Vec<Series>,
     pub connections: Connections,
     pub resources: Resources,
+    /// Connections that failed, and requests without an answer, while the Service that was called had no ready endpoint.
+    pub unserved_calls: u64,
     /// Where series were found by a cheap hash of their words: a mix of operations is then as quick as one alone.
     found: [u8; FOUND],
 }
 
 impl Default for SideCounts {
     fn default() -> Self {
-        Self { series: Vec::new(), connections: Connections::default(), resources: Resources::default(), found: [0; FOUND] }
+        let (connections, resources) = (Connections::default(), Resources::default());
+        Self { series: Vec::new(), connections, resources, unserved_calls: 0, found: [0; FOUND] }
     }
 }
 
@@ -187,6 +190,7 @@ impl SideCounts {
             own.durations.merge(&series.durations);
         }
         self.connections.merge(&other.connections);
+        self.unserved_calls += other.unserved_calls;
         self.resources.merge(limits.resources, &other.resources);
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Histogram, Shard, SideCounts,
+    Histogram, Shard, SideCounts, UnservedService, Workloads,
     edges::{EdgeKey, Limits, Sides},
 };
 use crate::model::{Party, Protocol, Side};
@@ -29,6 +29,8 @@ pub struct Edge {
     pub connections_opened: u64,
     pub connections_closed: u64,
     pub connections_failed: u64,
+    /// [`SideCounts::unserved_calls`] of the side that saw most.
+    pub unserved_calls: u64,
     pub sides: Sides,
 }
 
@@ -66,6 +68,7 @@ impl Edge {
             connections_opened: largest(|counts| counts.connections.opened),
             connections_closed: largest(|counts| counts.connections.closed),
             connections_failed: largest(|counts| counts.connections.failed.iter().map(|(_, times)| times).sum()),
+            unserved_calls: largest(|counts| counts.unserved_calls),
             key,
             sides,
         }
@@ -83,7 +86,7 @@ pub struct Listener {
     pub last_exchange_ns: Option<u64>,
 }
 
-/// A listening service that nobody used for a while.
+/// A listening workload, or a Service of Kubernetes, that nobody used for a while.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IdleService {
     pub server: Party,
@@ -110,6 +113,9 @@ pub struct Snapshot {
     /// Sorted by key.
     pub edges: Vec<Edge>,
     pub idle: Vec<IdleService>,
+    /// Calls to Services while they had no ready endpoint, sorted.
+    pub unserved: Vec<UnservedService>,
+    pub workloads: Workloads,
     /// Every exchange seen, those of both sides of an edge included: as many as there are exchange lines.
     pub exchanges: u64,
     /// The same by protocol, sorted by name; only protocols that were seen.
@@ -123,7 +129,9 @@ impl Snapshot {
     pub fn merge(taken_ns: u64, shards: impl IntoIterator<Item = Shard>, idle: Vec<IdleService>) -> Self {
         let mut joined: BTreeMap<Arc<EdgeKey>, Sides> = BTreeMap::new();
         let mut folded_edges = 0;
+        let mut workloads = Workloads::default();
         for shard in shards {
+            workloads.merge(shard.workloads);
             folded_edges += shard.folded;
             for (key, sides) in shard.edges {
                 join(joined.entry(key).or_default(), sides, &shard.limits);
@@ -139,7 +147,7 @@ impl Snapshot {
         }
         let by_protocol: Vec<_> = by_protocol.into_values().collect();
         let exchanges = by_protocol.iter().map(|(_, count)| count).sum();
-        Self { taken_ns, edges, idle, exchanges, by_protocol, folded_edges }
+        Self { taken_ns, edges, idle, unserved: Vec::new(), workloads, exchanges, by_protocol, folded_edges }
     }
 }
 
