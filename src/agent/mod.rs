@@ -143,6 +143,9 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let published = Arc::new(ArcSwap::from_pointee(Published::default()));
     let mut publisher = Publisher::new(Arc::clone(&published), config, host.clone(), family.name(), Arc::clone(&losses), start_ns);
     publisher.watch(probes, Arc::clone(&connections))?;
+    if let Some(socket) = &config.docker_socket {
+        publisher.ask_engine(socket.clone(), Arc::clone(&containers));
+    }
     let source = Source::Live(Box::new(Live {
         events: publisher.events()?,
         wake: publisher.wake()?,

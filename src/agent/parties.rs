@@ -22,9 +22,9 @@ use crate::{
         error_name,
         json::{self, ConnectionView, ExchangeView, PartyView, ProcessView},
     },
-    model::{ConnectionId, Endpoint, Exchange, Party, Process, Protocol, Role, Side, Translation, Workload, WorkloadKind},
+    model::{ConnectionId, Endpoint, Exchange, Flags, Party, Process, Protocol, Role, Side, Translation, Workload, WorkloadKind},
     protocols::{Capture, Loss, Sink},
-    service_map::{Closing, EdgeId, EdgeKey, Limits, Listener, ServiceMap},
+    service_map::{Closing, EdgeId, EdgeKey, Limits, Listener, ServiceMap, services::is_probe},
 };
 
 /// Who speaks, and what was counted.
@@ -256,6 +256,17 @@ impl About {
         if self.is_server() { self.tuple.local } else { self.tuple.remote }
     }
 
+    /// Both ends as the server's socket has them, where this end of the connection has others.
+    fn network(&self) -> Option<Translation> {
+        let shown = Translation { client: self.client_end(), server: self.server_end() };
+        self.dialled.as_ref().and_then(|dialled| dialled.translation).filter(|translation| *translation != shown)
+    }
+
+    /// A client's connection to a Service that had no ready endpoint when it was dialled.
+    fn is_unserved(&self) -> bool {
+        self.dialled.as_ref().is_some_and(|dialled| dialled.is_unserved)
+    }
+
     /// What its socket can be found by: its own ends, and those that its peer has.
     fn sockets(&self) -> impl Iterator<Item = Socket> + use<> {
         let own = Socket::of(&self.tuple);
@@ -418,6 +429,8 @@ impl Around {
         client.port = None;
         server.port = Some(about.answering_port());
         server.service = self.service_of(about, service);
+        self.map.meet(&client, self.now_ns);
+        self.map.meet(&server, self.now_ns);
         about.tries = about.tries.saturating_add(1);
         let settled = found || about.tries >= PEER_TRIES;
         let id = self.map.intern(&EdgeKey { client: self.for_edge(&client), server: self.for_edge(&server), protocol });
@@ -500,7 +513,11 @@ impl Around {
         self.resolve(about);
         self.dial(about);
         let id = self.edge(about, Protocol::Unknown);
-        self.map.failed(id, about.side(self.options.frames), error);
+        let side = about.side(self.options.frames);
+        self.map.failed(id, side, error);
+        if about.is_unserved() {
+            self.map.unserved(id, side);
+        }
         // Without an error of the network the program itself gave up.
         let error = if error == 0 { 125 } else { error };
         self.connection_line(about, Protocol::Unknown, &Totals::default(), now_ns, error, Some("failed"));
@@ -517,6 +534,7 @@ impl Around {
                 remote: about.tuple.remote,
                 client: view(&edge.client, about.client_end()),
                 server: view(&edge.server, about.server_end()),
+                network: about.network(),
                 process: about.process.as_deref().map(process_view),
                 connection_id: about.id,
                 peer_connection_id: edge.peer,
@@ -589,7 +607,10 @@ impl Sink for Out<'_> {
         let id = around.edge(about, exchange.protocol);
         let side = about.side(around.options.frames);
         let route = around.map.record(id, side, exchange);
-        if about.is_server() {
+        if about.is_unserved() && exchange.flags.contains(Flags::UNANSWERED) {
+            around.map.unserved(id, side);
+        }
+        if about.is_server() && !about.edge.as_ref().is_some_and(|edge| is_probe(&edge.client)) {
             around.used(about, exchange.end_ns);
         }
         let Some(edge) = about.edge.as_ref().filter(|_| around.options.lines) else { return };
@@ -602,6 +623,7 @@ impl Sink for Out<'_> {
                 tls: None,
                 client: view(&edge.client, about.client_end()),
                 server: view(&edge.server, about.server_end()),
+                network: about.network(),
                 process: about.process.as_deref().map(process_view),
                 connection_id: about.id,
                 peer_connection_id: edge.peer,

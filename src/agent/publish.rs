@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,15 +18,17 @@ use super::{
     worker::{EVENT_NAMES, Report},
 };
 use crate::{
+    attribution::ContainerNames,
     config::Config,
-    export::{MapFill, Name, ProgramCost, Published, SelfMetrics},
+    export::{EngineHealth, MapFill, Name, ProgramCost, ProgramHealth, Published, SelfMetrics, Surroundings},
     model::Party,
     probes::{
+        health::Health,
         load::{Probes, Wake},
         table::{ConnectionTable, Tallies, Tally},
         transport::MapHandle,
     },
-    service_map::{Listener, Snapshot, idle},
+    service_map::{Listener, ServiceState, ServiceWatch, Snapshot, idle},
     telemetry::SelfUsage,
 };
 
@@ -39,6 +42,8 @@ pub struct Publisher {
     idle_after_ns: u64,
     reports: Vec<Option<Report>>,
     kernel: Option<Kernel>,
+    engine: Option<(PathBuf, Arc<ContainerNames>)>,
+    watch: ServiceWatch,
     /// The kernel's counts when the programs were taken away.
     tally: Tally,
     snapshot: Arc<Snapshot>,
@@ -69,6 +74,8 @@ impl Publisher {
             idle_after_ns: config.idle_after.as_nanos() as u64,
             reports: (0..config.workers).map(|_| None).collect(),
             kernel: None,
+            engine: None,
+            watch: ServiceWatch::default(),
             tally: Tally::default(),
             snapshot: Arc::default(),
         }
@@ -79,6 +86,11 @@ impl Publisher {
         let (tallies, capacity) = (probes.tallies()?, probes.table()?.capacity());
         self.kernel = Some(Kernel { probes, tallies, connections, capacity });
         Ok(())
+    }
+
+    /// Containers have names from the engine at this socket.
+    pub fn ask_engine(&mut self, socket: PathBuf, names: Arc<ContainerNames>) {
+        self.engine = Some((socket, names));
     }
 
     pub fn events(&self) -> Result<MapHandle> {
@@ -123,11 +135,17 @@ impl Publisher {
         let reports = || self.reports.iter().flatten();
         let now_ns = reports().map(|report| report.now_ns).max().unwrap_or(self.start_ns);
         let idle = idle(self.listeners(), now_ns, self.idle_after_ns);
-        self.snapshot = Arc::new(Snapshot::merge(now_ns, reports().map(|report| report.shard.clone()), idle));
+        let mut snapshot = Snapshot::merge(now_ns, reports().map(|report| report.shard.clone()), idle);
+        let services = self.cluster_services();
+        snapshot.idle.extend(self.watch.idle(&services, &snapshot.edges, now_ns, self.idle_after_ns));
+        snapshot.idle.sort_unstable();
+        snapshot.unserved = self.watch.unserved(&services, &snapshot.edges, now_ns);
+        self.snapshot = Arc::new(snapshot);
         let self_metrics = self.self_metrics();
         self.published.store(Arc::new(Published {
             snapshot: Arc::clone(&self.snapshot),
             self_metrics,
+            surroundings: self.surroundings(),
             ready,
             host: self.host.clone(),
             hooks: self.hooks.to_owned(),
@@ -153,6 +171,35 @@ impl Publisher {
             known.last_exchange_ns = known.last_exchange_ns.max(listener.last_exchange_ns);
         }
         services.into_values().collect()
+    }
+
+    /// Every Service of the cluster, as it is now.
+    fn cluster_services(&self) -> Vec<ServiceState> {
+        Vec::new()
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        let engine = self.engine.as_ref().and_then(|(socket, names)| {
+            let counts = names.counts();
+            // A host without an engine lacks nothing.
+            (counts.lists > 0 || socket.exists()).then(|| EngineHealth {
+                socket: socket.display().to_string(),
+                containers: counts.known as u64,
+                lists: counts.lists,
+                events: counts.events,
+                ignored: counts.ignored,
+                failures: counts.failures,
+            })
+        });
+        let programs = self.kernel.iter().flat_map(|kernel| kernel.probes.health()).map(|(name, health)| {
+            let (state, why) = match health {
+                Health::Attached => ("attached", None),
+                Health::Unsupported => ("unsupported", None),
+                Health::Failed(why) => ("failed", Some(why.clone())),
+            };
+            ProgramHealth { name: name.clone(), state, why }
+        });
+        Surroundings { kubernetes: None, conntrack: None, engine, programs: programs.collect() }
     }
 
     fn self_metrics(&mut self) -> SelfMetrics {

@@ -18,6 +18,8 @@ pub struct Dialled {
     pub service: Option<Arc<str>>,
     /// Who answers cannot be told by the address.
     is_virtual: bool,
+    /// That Service had no ready endpoint.
+    pub is_unserved: bool,
 }
 
 impl Around {
@@ -28,7 +30,8 @@ impl Around {
             return;
         }
         let remote = self.names.remote(tuple.remote, about.is_udp, self.now_ns, self.sequence);
-        let (is_virtual, service) = remote.map_or((false, None), |remote| (remote.is_virtual, remote.service.clone()));
+        let (is_virtual, is_unserved, service) =
+            remote.map_or((false, false, None), |remote| (remote.is_virtual, remote.is_unserved, remote.service.clone()));
         if !is_virtual && !self.names.may_rewrite(tuple.remote.address, self.now_ns) {
             about.dialled = None;
             return;
@@ -38,7 +41,7 @@ impl Around {
             return;
         }
         let service = service.filter(|_| is_virtual);
-        about.dialled = Some(Box::new(Dialled { translation, service, is_virtual }));
+        about.dialled = Some(Box::new(Dialled { translation, service, is_virtual, is_unserved }));
     }
 
     /// The party of a process of this host.

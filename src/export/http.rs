@@ -6,7 +6,7 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
@@ -14,7 +14,8 @@ use axum::{
 use tokio::{net::TcpListener, sync::oneshot};
 
 use super::{
-    Published, json,
+    Published,
+    json::{self, Filter},
     prometheus::{self, Metrics},
 };
 
@@ -35,6 +36,7 @@ const MAX_BODY: usize = 4 * 1024;
 const MAX_CONNECTIONS: usize = 64;
 /// Longer than the pause between two scrapes on one connection.
 const PATIENCE: Duration = Duration::from_secs(90);
+const NOT_FOUND: &str = "not found; see /metrics, /healthz, /readyz, /api/v1/service-map, /api/v1/status";
 /// How long requests under way may take once the server is told to stop.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -77,7 +79,8 @@ pub fn router(shared: Shared) -> Router {
         .route("/healthz", only(get(healthy)))
         .route("/readyz", only(get(ready)))
         .route("/api/v1/service-map", only(get(service_map)))
-        .fallback(|| std::future::ready(failure(StatusCode::NOT_FOUND, "not found; see /metrics, /healthz, /readyz, /api/v1/service-map")))
+        .route("/api/v1/status", only(get(status)))
+        .fallback(|| std::future::ready(failure(StatusCode::NOT_FOUND, NOT_FOUND)))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(shared)
 }
@@ -101,9 +104,41 @@ async fn ready(State(shared): State<Shared>) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-async fn service_map(State(shared): State<Shared>) -> Response {
+async fn service_map(State(shared): State<Shared>, query: Result<Query<Vec<(String, String)>>, QueryRejection>) -> Response {
+    let filter = query.map_err(|rejection| rejection.body_text()).and_then(|Query(parameters)| filter(parameters));
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, &error),
+    };
     let mut body = Vec::new();
-    json::service_map(&mut body, &shared.published.load().snapshot);
+    json::service_map(&mut body, &shared.published.load().snapshot, &filter);
+    body.push(b'\n');
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// What the parameters of a request choose; a sentence about the first that is not understood.
+fn filter(parameters: Vec<(String, String)>) -> Result<Filter, String> {
+    let mut filter = Filter::default();
+    for (name, value) in parameters {
+        let place = match name.as_str() {
+            "namespace" => &mut filter.namespace,
+            "workload" => &mut filter.workload,
+            _ => return Err(format!("the parameter {name:?} is not known; namespace and workload are")),
+        };
+        if value.is_empty() {
+            return Err(format!("the parameter {name} is empty; give a name, or leave the parameter out for all"));
+        }
+        if place.replace(value).is_some() {
+            return Err(format!("the parameter {name} is given twice; one name can be asked for at a time"));
+        }
+    }
+    Ok(filter)
+}
+
+/// How the agent is doing. Answers 200 whatever it says: that is what /readyz is for.
+async fn status(State(shared): State<Shared>) -> Response {
+    let mut body = Vec::new();
+    json::status(&mut body, &shared.published.load());
     body.push(b'\n');
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
@@ -173,7 +208,7 @@ mod tests {
         let server = Server::start(published(2)).await;
         let (status, kind, text) = server.get("/metrics").await;
         assert_eq!((status, kind.as_str()), (200, prometheus::CONTENT_TYPE));
-        assert!(text.contains("traces_service_graph_request_total{client=\"curl\",server=\"nginx\",connection_type=\"\"} 16"));
+        assert!(text.contains("traces_service_graph_request_total{client=\"curl\",server=\"nginx\",connection_type=\"\","));
         assert!(text.ends_with("# EOF\n"));
         server.stop().await;
     }

@@ -4,12 +4,16 @@
 use std::{io::Write, net::IpAddr, sync::Arc};
 
 use crate::{
-    model::{ConnectionId, Endpoint, Exchange, Instance, Label, Party, Protocol, Role, Side, Value},
-    service_map::{Edge, IdleService, Snapshot},
+    model::{ConnectionId, Endpoint, Exchange, Instance, Label, Party, Protocol, Role, Side, Translation, Value},
+    service_map::{Edge, Snapshot},
 };
 
+mod map;
+mod status;
 mod text;
 
+pub use map::{Filter, service_map};
+pub use status::status;
 use text::{Object, number, string};
 
 /// One end of an exchange or connection, as it is shown.
@@ -44,6 +48,8 @@ pub struct ExchangeView<'a> {
     pub tls: Option<&'a str>,
     pub client: PartyView<'a>,
     pub server: PartyView<'a>,
+    /// Both ends as the server's socket has them, where others are shown: what the lines of two hosts are joined by.
+    pub network: Option<Translation>,
     pub process: Option<ProcessView<'a>>,
     pub connection_id: ConnectionId,
     /// The other socket of the same connection, where it is on this host too.
@@ -62,6 +68,8 @@ pub struct ConnectionView<'a> {
     /// With an unknown role: the best guess.
     pub client: PartyView<'a>,
     pub server: PartyView<'a>,
+    /// Both ends as the server's socket has them, where others are shown: what the lines of two hosts are joined by.
+    pub network: Option<Translation>,
     pub process: Option<ProcessView<'a>>,
     pub connection_id: ConnectionId,
     pub peer_connection_id: Option<ConnectionId>,
@@ -117,6 +125,7 @@ pub fn exchange(out: &mut Vec<u8>, view: &ExchangeView<'_>) {
     line.optional_string("tls", view.tls);
     party(line.key("client"), &view.client);
     party(line.key("server"), &view.server);
+    network(&mut line, view.network.as_ref());
     process(line.key("process"), view.process.as_ref());
     line.string("operation", exchange.operation);
     line.string("resource", exchange.resource);
@@ -161,6 +170,7 @@ pub fn connection(out: &mut Vec<u8>, view: &ConnectionView<'_>) {
     endpoint(line.key("remote"), &view.remote);
     party(line.key("client"), &view.client);
     party(line.key("server"), &view.server);
+    network(&mut line, view.network.as_ref());
     process(line.key("process"), view.process.as_ref());
     line.number("bytes_sent", view.bytes_sent);
     line.number("bytes_received", view.bytes_received);
@@ -210,27 +220,6 @@ pub fn ready(out: &mut Vec<u8>, view: &ReadyView<'_>) {
     line.string("host", view.host);
     line.string("hooks", view.hooks);
     line.end_line();
-}
-
-/// Appends the service map as one object without a line's end: edges with their busiest resources, and idle services.
-pub fn service_map(out: &mut Vec<u8>, snapshot: &Snapshot) {
-    let mut map = Object::new(out);
-    map.number("exchanges", snapshot.exchanges);
-    by_protocol(map.key("by_protocol"), snapshot);
-    list(map.key("edges"), &snapshot.edges, |out, edge| {
-        let mut object = Object::new(out);
-        edge_members(&mut object, edge);
-        resources(object.key("resources"), edge);
-        object.end();
-    });
-    list(map.key("idle"), &snapshot.idle, |out, IdleService { server, idle_ns }| {
-        let mut object = Object::new(out);
-        party(object.key("server"), &server.into());
-        object.number("idle_ns", *idle_ns);
-        object.end();
-    });
-    map.number("folded_edges", snapshot.folded_edges);
-    map.end();
 }
 
 fn edge_members(object: &mut Object<'_>, edge: &Edge) {
@@ -308,7 +297,7 @@ fn instance_members(object: &mut Object<'_>, instance: &Instance) {
     known.into_iter().for_each(|(name, text)| present(object, name, text));
     if !instance.labels.is_empty() {
         let mut labels = Object::new(object.key("labels"));
-        instance.labels.iter().for_each(|(key, value): &Label| labels.string(key, value));
+        instance.labels.iter().for_each(|(key, value): &Label| labels.label(key, value));
         labels.end();
     }
 }
@@ -329,6 +318,14 @@ fn process(out: &mut Vec<u8>, view: Option<&ProcessView<'_>>) {
     object.string("comm", view.comm);
     object.optional_string("container_id", view.container_id);
     object.end();
+}
+
+fn network(object: &mut Object<'_>, network: Option<&Translation>) {
+    let Some(Translation { client, server }) = network else { return };
+    let mut ends = Object::new(object.key("network"));
+    endpoint(ends.key("client"), client);
+    endpoint(ends.key("server"), server);
+    ends.end();
 }
 
 fn endpoint(out: &mut Vec<u8>, endpoint: &Endpoint) {

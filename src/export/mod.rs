@@ -10,13 +10,17 @@ use crate::service_map::Snapshot;
 pub mod http;
 pub mod json;
 pub mod prometheus;
+pub mod status;
 pub mod terminal;
+
+pub use status::{ClusterHealth, ConntrackHealth, EngineHealth, KindHealth, ProgramHealth, Surroundings, WatchState};
 
 /// What the agent shows of itself and of what it saw; made about once a second and shared as an `Arc`.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     pub snapshot: Arc<Snapshot>,
     pub self_metrics: SelfMetrics,
+    pub surroundings: Surroundings,
     /// Hooks are attached: what happens now is seen.
     pub ready: bool,
     pub host: String,

@@ -2,8 +2,9 @@
 //! Labels name workloads, never addresses or paths. Knows nothing of HTTP.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::RandomState},
     fmt,
+    hash::BuildHasher,
     sync::Mutex,
 };
 
@@ -40,10 +41,14 @@ pub struct Metrics {
     admitted: Mutex<Admitted>,
 }
 
-/// The label sets let in, by family name.
-type Admitted = HashMap<&'static str, HashSet<Labels>>;
+/// Hashes of the label sets let in, by family name: the sets themselves would be megabytes.
+#[derive(Debug, Default)]
+struct Admitted {
+    sets: HashMap<&'static str, HashSet<u64>>,
+    hasher: RandomState,
+}
 
-/// Label values in the order of the family's label names.
+/// Label values in the order of the family's label names, those of the optional ones last.
 type Labels = Vec<String>;
 
 impl Default for Metrics {
@@ -92,6 +97,8 @@ enum Measure {
     Seconds(f64),
     Gauge(f64),
     Histogram(Histogram),
+    /// A gauge or an info: 1, however often it is said.
+    One,
 }
 
 impl Measure {
@@ -113,21 +120,23 @@ struct Page<'a> {
     admitted: &'a mut Admitted,
     values: Values,
     /// The label sets that had to share the overflow series.
-    folded: BTreeMap<&'static str, HashSet<Labels>>,
+    folded: BTreeMap<&'static str, HashSet<u64>>,
 }
 
 impl Page<'_> {
-    fn add(&mut self, family: &'static Family, labels: Labels, measure: Measure) {
-        debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
-        let admitted = self.admitted.entry(family.name).or_default();
-        let own_place = admitted.contains(&labels) || (admitted.len() < self.limit && admitted.insert(labels.clone()));
-        let labels = if own_place {
-            labels
-        } else {
-            let overflow = vec![OTHER.to_owned(); labels.len()];
-            self.folded.entry(family.name).or_default().insert(labels);
-            overflow
-        };
+    /// The labels must be those of the family; of the optional ones the last may be missing.
+    fn add(&mut self, family: &'static Family, mut labels: Labels, measure: Measure) {
+        let most = family.labels.len() + family.optional.len();
+        debug_assert!((family.labels.len()..=most).contains(&labels.len()), "{}", family.name);
+        labels.resize(most, String::new());
+        let set = self.admitted.hasher.hash_one(&labels);
+        let admitted = self.admitted.sets.entry(family.name).or_default();
+        let own_place = admitted.contains(&set) || (admitted.len() < self.limit && admitted.insert(set));
+        if !own_place {
+            self.folded.entry(family.name).or_default().insert(set);
+            labels = vec![OTHER.to_owned(); family.labels.len()];
+            labels.resize(most, String::new());
+        }
         match self.values.entry(family.name).or_default().entry(labels) {
             std::collections::btree_map::Entry::Occupied(mut known) => known.get_mut().add(measure),
             std::collections::btree_map::Entry::Vacant(place) => drop(place.insert(measure)),
@@ -147,16 +156,24 @@ impl Collector for Sheet {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
                 Kind::Histogram => MetricType::Histogram,
+                Kind::Info => MetricType::Info,
             };
             let mut encoder = encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), kind)?;
             for (values, measure) in values {
-                let labels: Vec<(&str, &str)> = family.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+                let names = family.labels.iter().map(|name| (*name, true)).chain(family.optional.iter().map(|name| (*name, false)));
+                let shown = names.zip(values).filter(|((_, always), value)| *always || !value.is_empty());
+                let labels: Vec<(&str, &str)> = shown.map(|((name, _), value)| (name, value.as_str())).collect();
+                if family.kind == Kind::Info {
+                    encoder.encode_info(&labels)?;
+                    continue;
+                }
                 let mut encoder = encoder.encode_family(&labels)?;
                 let no_exemplar = None::<&Exemplar<Vec<(&str, &str)>, f64>>;
                 match measure {
                     Measure::Counter(count) => encoder.encode_counter(count, no_exemplar)?,
                     Measure::Seconds(seconds) => encoder.encode_counter(seconds, no_exemplar)?,
                     Measure::Gauge(value) => encoder.encode_gauge(value)?,
+                    Measure::One => encoder.encode_gauge(&1i64)?,
                     Measure::Histogram(histogram) => {
                         let (sum_seconds, buckets) = classic(histogram);
                         encoder.encode_histogram::<Vec<(&str, &str)>>(sum_seconds, histogram.count(), &buckets, None)?;

@@ -50,6 +50,7 @@ fn view<'a>(exchange: &'a Exchange<'a>) -> ExchangeView<'a> {
         tls: None,
         client: (&*CLIENT).into(),
         server: (&*SERVER).into(),
+        network: None,
         process: Some(ProcessView { pid: 42, comm: "nginx", container_id: Some("c0ffee") }),
         connection_id: ConnectionId(u64::MAX),
         peer_connection_id: Some(ConnectionId(9)),
@@ -101,6 +102,7 @@ fn a_failed_connection_says_why() {
         remote: Endpoint { address: [10, 0, 0, 2].into(), port: 22 },
         client: (&*CLIENT).into(),
         server: (&*SERVER).into(),
+        network: None,
         process: None,
         connection_id: ConnectionId(3),
         peer_connection_id: None,
@@ -168,7 +170,7 @@ fn the_ready_line_comes_with_host_and_hooks() {
 
 #[test]
 fn the_service_map_shows_resources_and_idle_services() {
-    let text = line(|out| service_map(out, &published(1).snapshot));
+    let text = line(|out| service_map(out, &published(1).snapshot, &Filter::default()));
     let written: Json = serde_json::from_str(&text).unwrap();
     let cart = &written["edges"][1]["resources"][0];
     assert_eq!((&cart["resource"], &cart["requests"], &cart["mean_ns"]), (&"/cart".into(), &7.into(), &4_000_000.into()));

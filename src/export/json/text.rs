@@ -63,6 +63,15 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// A string under a key that is somebody else's word.
+    pub(super) fn label(&mut self, name: &str, value: &str) {
+        self.out.push(self.separator);
+        self.separator = b',';
+        string(self.out, name);
+        self.out.push(b':');
+        string(self.out, value);
+    }
+
     /// A string that needs no escapes: one of our own words.
     pub(super) fn plain(&mut self, name: &str, value: &str) {
         let out = self.key(name);
