@@ -15,7 +15,7 @@ SERVER_PACKAGES := nghttp2-server nghttp2-client caddy python3-h2 python3-httpx 
 # To render deploy/ twice and compare: what Helm is made of, and a kubectl where there is none.
 DEPLOY_PACKAGES := golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev golang-github-xeipuuv-gojsonschema-dev \
 	$(if $(shell command -v kubectl),,kubernetes-client)
-TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 procps tcpdump bpftool \
+TEST_PACKAGES  := $(BUILD_PACKAGES) nginx-light wrk postgresql postgresql-contrib openssl curl jq iproute2 iptables procps tcpdump bpftool \
 	python3 python3-psycopg2 $(SERVER_PACKAGES) $(DEPLOY_PACKAGES)
 LINT_PACKAGES  := $(BUILD_PACKAGES) clang-format
 DEB_PACKAGES   := dpkg-dev llvm

@@ -153,6 +153,8 @@ struct BoundPeer {
 pub(super) struct Peer {
     id: ConnectionId,
     process: Option<Arc<Process>>,
+    /// Its own address, which need not be the one that the other end sees.
+    address: IpAddr,
     /// The Service that a client called.
     service: Option<Arc<str>>,
 }
@@ -162,6 +164,8 @@ pub(super) struct Peer {
 struct Found {
     peer: Option<ConnectionId>,
     process: Option<Arc<Process>>,
+    /// Its own address, where it has one.
+    address: Option<IpAddr>,
     /// The Service that it called.
     service: Option<Arc<str>>,
     /// No more will be known of it.
@@ -170,8 +174,9 @@ struct Found {
 
 impl Found {
     fn of(peer: &Peer) -> Self {
-        let Peer { id, process, service } = peer;
-        Self { peer: Some(*id), process: process.clone(), service: service.clone(), settled: process.is_some() }
+        let Peer { id, process, address, service } = peer;
+        let address = Some(*address).filter(|address| !address.is_unspecified());
+        Self { peer: Some(*id), process: process.clone(), address, service: service.clone(), settled: process.is_some() }
     }
 }
 
@@ -318,13 +323,14 @@ impl Around {
         self.dial(about);
         let service = about.dialled.as_ref().and_then(|dialled| dialled.service.clone());
         for socket in about.sockets() {
-            self.peers.insert(socket, Peer { id: about.id, process: about.process.clone(), service: service.clone() });
+            let address = about.tuple.local.address;
+            self.peers.insert(socket, Peer { id: about.id, process: about.process.clone(), address, service: service.clone() });
         }
     }
 
     /// The same for a UDP socket.
     pub fn bound(&mut self, about: &About) {
-        let peer = Peer { id: about.id, process: about.process.clone(), service: None };
+        let peer = Peer { id: about.id, process: about.process.clone(), address: about.tuple.local.address, service: None };
         self.bound.insert(Bound::of(about.tuple.local, about.tuple.netns), BoundPeer { peer, remote: about.tuple.remote });
         if self.addresses.len() < ADDRESSES_MAX {
             self.addresses.insert((about.id.group(), about.tuple.local.address), ());
@@ -406,9 +412,9 @@ impl Around {
             Some(process) => self.party(process, about.tuple.local.address),
             None => Party { address: Some(about.tuple.local.address), ..Party::new(Workload::of_address(about.tuple.local.address)) },
         };
-        let Found { mut peer, process, service, settled: found } = self.peer(about);
+        let Found { mut peer, process, address, service, settled: found } = self.peer(about);
         let mut other = match process.as_deref() {
-            Some(process) => self.party(process, about.tuple.remote.address),
+            Some(process) => self.party(process, address.unwrap_or(about.real_remote().address)),
             None => self.stranger(about),
         };
         // A peer that has closed meanwhile keeps its name.

@@ -93,7 +93,7 @@ impl Around {
 
 impl About {
     /// The other end as it is behind a rewritten address.
-    fn real_remote(&self) -> Endpoint {
+    pub(super) fn real_remote(&self) -> Endpoint {
         let translation = self.dialled.as_ref().and_then(|dialled| dialled.translation);
         translation.map_or(self.tuple.remote, |translation| translation.server)
     }

@@ -20,6 +20,7 @@ mod http2;
 mod lifecycle;
 mod mysql;
 mod namespaces;
+mod nat;
 mod postgresql;
 mod privileges;
 mod recording;

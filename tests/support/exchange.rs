@@ -22,6 +22,7 @@ pub struct Exchange {
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub connection_id: u64,
+    pub peer_connection_id: Option<u64>,
     #[serde(default)]
     pub attributes: HashMap<String, Value>,
     #[serde(default)]

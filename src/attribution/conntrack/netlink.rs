@@ -1,7 +1,10 @@
 //! One question at a time to the kernel over a netlink socket (linux/netlink.h, RFC 3549), and the attributes of its answers.
 //! Knows nothing of what is asked. Every length is the kernel's word and is checked before it is used.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    fmt,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use anyhow::Context;
 use nix::{
@@ -37,7 +40,6 @@ const READS_MAX: usize = 512;
 const PATIENCE_MS: i64 = 2;
 
 /// A socket to one of the kernel's netlink services, in the network namespace that it was opened in.
-#[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
@@ -85,7 +87,7 @@ impl Netlink {
                 Err(error) => return Err(error),
             };
             let answer = self.answer.get(..length).ok_or(Errno::ENOBUFS)?;
-            if let Some(outcome) = messages(answer, self.sequence, &mut take) {
+            if let Some(outcome) = messages(answer, self.sequence, flags & NLM_F_DUMP != 0, &mut take) {
                 return outcome;
             }
         }
@@ -93,8 +95,16 @@ impl Netlink {
     }
 }
 
-/// Goes through the messages of one read; `None` if more are to come. Those of another number are late answers to an older question.
-fn messages(mut rest: &[u8], sequence: u32, take: &mut impl FnMut(u16, &[u8])) -> Option<Result<(), Errno>> {
+/// Without the buffers.
+impl fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Netlink").field("socket", &self.socket).field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}
+
+/// Goes through the messages of one read; `None` if more are to come, as only a dump has them: the connection tracking marks its single
+/// answers as parts of one, too. Messages of another number are late answers to an older question.
+fn messages(mut rest: &[u8], sequence: u32, is_dump: bool, take: &mut impl FnMut(u16, &[u8])) -> Option<Result<(), Errno>> {
     while !rest.is_empty() {
         let Some((length, kind, flags, number)) = header(rest) else { return Some(Err(Errno::EBADMSG)) };
         let Some(body) = rest.get(HEADER_LEN..length) else { return Some(Err(Errno::EBADMSG)) };
@@ -110,7 +120,7 @@ fn messages(mut rest: &[u8], sequence: u32, take: &mut impl FnMut(u16, &[u8])) -
             NLMSG_DONE => return Some(Ok(())),
             _ => take(kind, body),
         }
-        if flags & NLM_F_MULTI == 0 {
+        if !is_dump || flags & NLM_F_MULTI == 0 {
             return Some(Ok(()));
         }
     }
@@ -169,6 +179,8 @@ fn close(out: &mut Vec<u8>, begin: usize) {
 mod tests {
     use super::*;
 
+    type Taken = Vec<(u16, Vec<u8>)>;
+
     fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
         let length = (HEADER_LEN + body.len()) as u32;
         let mut bytes = length.to_ne_bytes().to_vec();
@@ -179,10 +191,9 @@ mod tests {
         bytes
     }
 
-    #[expect(clippy::type_complexity, reason = "the two outputs of the function under test")]
-    fn heard(bytes: &[u8]) -> (Vec<(u16, Vec<u8>)>, Option<Result<(), Errno>>) {
+    fn heard(bytes: &[u8]) -> (Taken, Option<Result<(), Errno>>) {
         let mut taken = Vec::new();
-        let outcome = messages(bytes, 7, &mut |kind, body: &[u8]| taken.push((kind, body.to_vec())));
+        let outcome = messages(bytes, 7, true, &mut |kind, body: &[u8]| taken.push((kind, body.to_vec())));
         (taken, outcome)
     }
 
@@ -192,6 +203,13 @@ mod tests {
         assert_eq!(heard(&parts), (vec![(20, b"one".to_vec()), (20, b"two".to_vec())], None));
         assert_eq!(heard(&message(NLMSG_DONE, NLM_F_MULTI, 7, &[0; 4])), (vec![], Some(Ok(()))));
         assert_eq!(heard(&message(20, 0, 7, b"all")), (vec![(20, b"all".to_vec())], Some(Ok(()))));
+    }
+
+    #[test]
+    fn a_look_up_has_one_answer_whatever_it_says_of_itself() {
+        let mut count = 0;
+        assert_eq!(messages(&message(256, NLM_F_MULTI, 7, b"all"), 7, false, &mut |_, _: &[u8]| count += 1), Some(Ok(())));
+        assert_eq!(count, 1);
     }
 
     #[test]
