@@ -23,11 +23,11 @@ DEB_PACKAGES   := dpkg-dev llvm
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build run demo test check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
+.PHONY: help build image push run demo test test-containers check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
 	manifests deploy status undeploy check-rbac deb test-deb
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 build: deps rust ## the release binary, target/release/remora
 	$(CARGO) build --release
@@ -134,6 +134,25 @@ define install
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq; apt-get install -y -qq --no-install-recommends "$${absent[@]}" >/dev/null
 endef
+
+# Containers: an engine on this machine, Docker 20.10 or later. The image is made in another image, of Dockerfile.builder, so neither Rust nor
+# clang is needed here. docs/containers.md says more.
+VERSION   := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n 1)
+IMAGE     ?= remora
+TAG       ?= $(VERSION)
+PLATFORM  ?= linux/amd64
+PLATFORMS ?= $(PLATFORM)
+
+image: ## the agent's image, remora:VERSION; also IMAGE=, TAG=, PLATFORM=linux/arm64
+	scripts/build-image.sh $(IMAGE):$(TAG) $(PLATFORM)
+
+push: ## makes it and pushes it, e.g. make push IMAGE=registry.example/remora PLATFORMS='linux/amd64 linux/arm64'
+	scripts/push-image.sh $(IMAGE):$(TAG) $(PLATFORMS)
+
+CONTAINER_PACKAGES := $(BUILD_PACKAGES) docker.io docker-compose
+test-containers: rust ## the image watches other containers, privileged and with the exact capabilities
+	$(call install,$(CONTAINER_PACKAGES))
+	tests/containers/run.sh $(IMAGE):$(TAG)
 
 deps: ## what building needs
 	$(call install,$(BUILD_PACKAGES))
