@@ -149,9 +149,7 @@ image: ## the agent's image, remora:VERSION; also IMAGE=, TAG=, PLATFORM=linux/a
 push: ## makes it and pushes it, e.g. make push IMAGE=registry.example/remora PLATFORMS='linux/amd64 linux/arm64'
 	scripts/push-image.sh $(IMAGE):$(TAG) $(PLATFORMS)
 
-CONTAINER_PACKAGES := $(BUILD_PACKAGES) docker.io docker-compose
-test-containers: rust ## the image watches other containers, privileged and with the exact capabilities
-	$(call install,$(CONTAINER_PACKAGES))
+test-containers: deps rust ## the image watches other containers, privileged and with the exact capabilities
 	tests/containers/run.sh $(IMAGE):$(TAG)
 
 deps: ## what building needs

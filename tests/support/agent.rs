@@ -91,13 +91,19 @@ impl Agent {
     pub fn start_as(command: &[&str], extra: &[&str]) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut remora = remora();
-        remora.args(command).arg("--listen").arg(listen.to_string()).args(extra);
-        let mut process = Process::spawn(remora.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        remora.args(command).args(extra);
+        Self::start_by(remora, listen, command.contains(&"json"))
+    }
+
+    /// `command` starts the agent, in a container or as it likes. `by_line`: it writes JSON lines, and one of them says that it is ready.
+    pub fn start_by(mut command: Command, listen: SocketAddr, by_line: bool) -> Self {
+        command.arg("--listen").arg(listen.to_string());
+        let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let lines = Lines::default();
         let reader = read_lines(process.stdout(), Arc::clone(&lines));
         let stderr = read_all(process.stderr());
         let mut agent = Self { process, listen, lines, reader: Some(reader), stderr: Some(stderr) };
-        agent.wait_ready(command.contains(&"json"));
+        agent.wait_ready(by_line);
         agent
     }
 

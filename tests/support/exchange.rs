@@ -35,6 +35,7 @@ pub struct Peer {
     pub port: u16,
     pub name: Option<String>,
     pub kind: Option<String>,
+    pub container_id: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
