@@ -74,6 +74,38 @@ fn a_container_with_the_exact_capabilities_sees_every_request_between_others() {
     ten_thousand_requests(&Grants::capabilities(exact()), "remora-exact");
 }
 
+#[test]
+fn a_container_that_lives_for_one_request_is_named() {
+    const RUNS: usize = 10;
+    let _machine = machine();
+    let shop = Shop::open("remora-short");
+    let agent = watch(&Grants::capabilities(exact()), "remora-short-agent", PORT);
+    let web = shop.container("web");
+    let web_name = container_name(&web);
+    let ids = tempfile::tempdir().unwrap();
+    let mut lived = Vec::new();
+    for run in 0..RUNS {
+        let (name, file) = (format!("remora-short-lived-{run}"), ids.path().join(run.to_string()));
+        let mut command = docker(&["run", "--rm", "--network", &shop.network(), "--name", &name, "--cidfile"]);
+        command.arg(&file).args(["remora-test-visitor:1", "curl", "--silent", "--fail", &format!("http://web:{PORT}/once/{name}")]);
+        assert_eq!(done(command), "constant");
+        lived.push((name, std::fs::read_to_string(&file).unwrap()));
+    }
+    agent.wait_for("both sides of the last request", |report| {
+        let last = format!("/once/{}", lived[RUNS - 1].0);
+        of_path(report, "client", &last).len() + of_path(report, "server", &last).len() == 2
+    });
+    let report = agent.finish();
+    report.summary().assert_nothing_lost();
+    for (name, id) in &lived {
+        for side in ["client", "server"] {
+            let exchanges = of_path(&report, side, &format!("/once/{name}"));
+            assert_eq!(exchanges.len(), 1, "{name}, {side} side");
+            assert_ends(exchanges[0], (id, name), (&web, &web_name));
+        }
+    }
+}
+
 struct Diagnosis {
     report: Value,
     code: i32,
