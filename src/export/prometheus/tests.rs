@@ -246,7 +246,7 @@ fn churn(map: &mut ServiceMap, round: usize, per_pod: bool) {
         let seen = |party: &Party| if per_pod { party.clone() } else { lasting(party) };
         let mut servers = vec![Party { port: Some(80), service: Some("front".into()), ..seen(&server) }];
         // Rarely: an address that the cluster has not told of is an edge of its own.
-        servers.extend((round % 100 == 0).then_some(unknown));
+        servers.extend(round.is_multiple_of(100).then_some(unknown));
         for server in servers {
             let edge = map.intern(&EdgeKey { client: seen(&client), server, protocol: Protocol::Http });
             map.opened(edge, Side::Client);
