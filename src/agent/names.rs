@@ -135,6 +135,19 @@ impl Names {
         }
     }
 
+    /// The same for a server's socket: the client's end as the client has it.
+    pub fn origin(&mut self, id: ConnectionId, is_udp: bool, local: Endpoint, remote: Endpoint, sequence: u64) -> Option<Translation> {
+        match &mut self.source {
+            Source::Host(host) => {
+                let client = host.conntrack.as_mut()?.origin(is_udp, local, remote)?;
+                let translation = Translation { client, server: local };
+                self.tape(sequence, Known::Translated(id.0, translation));
+                Some(translation)
+            }
+            Source::Recording(told) => told.translations.get(&id.0).copied(),
+        }
+    }
+
     /// A tape that does not follow is noticed where its events are dropped, and counted there.
     fn tape(&self, sequence: u64, known: Known) {
         if let Some(tape) = &self.tape {

@@ -264,7 +264,7 @@ impl About {
     /// Both ends as the server's socket has them, where this end of the connection has others.
     fn network(&self) -> Option<Translation> {
         let shown = Translation { client: self.client_end(), server: self.server_end() };
-        self.dialled.as_ref().and_then(|dialled| dialled.translation).filter(|translation| *translation != shown)
+        self.rewritten().filter(|translation| *translation != shown)
     }
 
     /// A client's connection to a Service that had no ready endpoint when it was dialled.
@@ -275,8 +275,7 @@ impl About {
     /// What its socket can be found by: its own ends, and those that its peer has.
     fn sockets(&self) -> impl Iterator<Item = Socket> + use<> {
         let own = Socket::of(&self.tuple);
-        let translation = self.dialled.as_ref().and_then(|dialled| dialled.translation);
-        let rewritten = translation.map(|Translation { client, server }| Socket { local: client, remote: server, netns: 0 });
+        let rewritten = self.rewritten().map(|Translation { client, server }| Socket { local: client, remote: server, netns: 0 });
         std::iter::once(own).chain(rewritten)
     }
 
@@ -458,8 +457,7 @@ impl Around {
             return Found { settled: true, ..Found::default() };
         }
         if about.is_udp {
-            let remote = about.dialled.as_ref().and_then(|dialled| dialled.translation).map_or(about.tuple.remote, |behind| behind.server);
-            return self.find_bound(&about.tuple, remote).map(|found| Found::of(&found.peer)).unwrap_or_default();
+            return self.find_bound(&about.tuple, about.real_remote()).map(|found| Found::of(&found.peer)).unwrap_or_default();
         }
         if let Some(peer) = about.sockets().find_map(|socket| self.peers.get(&socket.other_end())) {
             return Found::of(peer);

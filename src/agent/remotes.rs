@@ -44,6 +44,17 @@ impl Around {
         about.dialled = Some(Box::new(Dialled { translation, service, is_virtual, is_unserved }));
     }
 
+    /// Looks at where a server's connection comes from, if that is an address of this host under which others come here.
+    fn trace(&mut self, about: &mut About) {
+        let tuple = about.tuple;
+        if self.options.frames || about.dialled.is_some() || !self.names.may_rewrite(tuple.remote.address, self.now_ns) {
+            return;
+        }
+        let translation = self.names.origin(about.id, about.is_udp, tuple.local, tuple.remote, self.sequence);
+        // Asked once, whatever the answer.
+        about.dialled = Some(Box::new(Dialled { translation, ..Dialled::default() }));
+    }
+
     /// The party of a process of this host.
     pub fn party(&self, process: &Process, address: IpAddr) -> Party {
         let pod = process.pod.as_deref();
@@ -55,7 +66,10 @@ impl Around {
     }
 
     /// The party at the other end of a connection, whose process is not known.
-    pub fn stranger(&mut self, about: &About) -> Party {
+    pub fn stranger(&mut self, about: &mut About) -> Party {
+        if about.role == Role::Server {
+            self.trace(about);
+        }
         let real = about.real_remote();
         // A client's port is its own affair.
         let asked = if about.role == Role::Server { Endpoint { port: 0, ..real } } else { real };
@@ -95,7 +109,13 @@ impl About {
     /// The other end as it is behind a rewritten address.
     pub(super) fn real_remote(&self) -> Endpoint {
         let translation = self.dialled.as_ref().and_then(|dialled| dialled.translation);
-        translation.map_or(self.tuple.remote, |translation| translation.server)
+        let behind = |translation: Translation| if self.role == Role::Server { translation.client } else { translation.server };
+        translation.map_or(self.tuple.remote, behind)
+    }
+
+    /// Both ends as the server's socket has them, where a client's socket has others.
+    pub(super) fn rewritten(&self) -> Option<Translation> {
+        self.dialled.as_ref().and_then(|dialled| dialled.translation).filter(|_| self.role != Role::Server)
     }
 
     /// The port of the socket that answers: both ends of a connection know it, and no other.

@@ -184,3 +184,16 @@ fn the_address_of_a_clouds_metadata_has_a_name() {
     ask(&mut worker, 256, 0);
     assert_eq!(server(&mut worker, &["kind", "name"]), ["domain", "instance-metadata"]);
 }
+
+#[test]
+fn a_client_that_comes_by_an_address_of_this_host_is_called_by_its_own() {
+    let mut worker = worker();
+    learn_process(&mut worker, "cart-1");
+    let bridge = end(1, 61_000);
+    learn_pod(&mut worker, Endpoint { port: 0, ..CLIENT }, "visitor-1");
+    learn(&mut worker, Known::Translated(512, Translation { client: CLIENT, server: POD }));
+    open(&mut worker, 512, 20, [POD, bridge], Role::Server);
+    serve(&mut worker, 512, 0);
+    let line: serde_json::Value = serde_json::from_str(lines(&mut worker).last().unwrap()).unwrap();
+    assert_eq!((&line["client"]["pod"], &line["server"]["pod"]), (&"visitor-1".into(), &"cart-1".into()), "{line}");
+}
