@@ -109,7 +109,7 @@ check-rbac: ## what a real API server makes of deploy/kubernetes, and what its a
 	KUBECTL=$(KUBECTL) scripts/check-rbac.sh
 
 # Another architecture: make deb DEB_ARCH=arm64 DEB_BINARY=path/of/its/remora
-deb: $(if $(DEB_BINARY),,build) ## target/remora_VERSION_ARCH.deb: program, systemd unit, /etc/remora/remora.yaml
+deb: $(if $(DEB_BINARY),,build) ## target/deb/remora_VERSION_ARCH.deb: program, systemd unit, /etc/remora/remora.yaml
 	$(call install,$(DEB_PACKAGES))
 	scripts/deb.sh $(or $(DEB_BINARY),target/release/remora) $(DEB_ARCH)
 

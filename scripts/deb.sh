@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Debian package of a built program: deb.sh BINARY [ARCHITECTURE]. Writes target/remora_VERSION_ARCHITECTURE.deb and says so.
+# A Debian package of a built program: deb.sh BINARY [ARCHITECTURE]. Writes target/deb/remora_VERSION_ARCHITECTURE.deb and says so.
 # The same tree gives the same package, byte for byte.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -80,7 +80,7 @@ fi
 } >"$tree/DEBIAN/control"
 (cd "$tree" && find . -type f ! -path './DEBIAN/*' -printf '%P\n' | LC_ALL=C sort | xargs md5sum) >"$tree/DEBIAN/md5sums"
 
-package=target/remora_${version}_$architecture.deb
-mkdir -p target
+package=target/deb/remora_${version}_$architecture.deb
+mkdir -p target/deb
 dpkg-deb --root-owner-group -Zxz --build "$tree" "$package" >/dev/null
 echo "$package"

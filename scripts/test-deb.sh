@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=$(sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -1)
-package=${1:-target/remora_${version}_$(dpkg --print-architecture).deb}
+package=${1:-target/deb/remora_${version}_$(dpkg --print-architecture).deb}
 [[ -f $package ]] || { echo "test-deb: $package is missing: run \`make deb\`" >&2; exit 1; }
 ((EUID == 0)) || { echo "test-deb: run as root: it makes a chroot" >&2; exit 1; }
 work=$(mktemp -d /tmp/remora-test-deb.XXXXXX)
