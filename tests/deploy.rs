@@ -293,6 +293,28 @@ fn the_settings_of_compose_are_settings() {
 }
 
 #[test]
+fn the_settings_of_the_manifests_are_settings() {
+    let objects = file("deploy/kubernetes/remora.yaml");
+    let mut variables: Vec<(String, String)> = Vec::new();
+    for variable in container(&objects)["env"].as_array().unwrap() {
+        // As the kubelet does: fields of the pod, and earlier variables by $(NAME).
+        let mut value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+            Some("status.hostIP") => "192.0.2.1".to_owned(),
+            Some("spec.nodeName") => "node-1".to_owned(),
+            Some(other) => panic!("what is {other}?"),
+            None => variable["value"].as_str().unwrap().to_owned(),
+        };
+        for (name, earlier) in &variables {
+            value = value.replace(&format!("$({name})"), earlier);
+        }
+        variables.push((variable["name"].as_str().unwrap().to_owned(), value));
+    }
+    assert!(variables.contains(&("REMORA_LISTEN".to_owned(), "192.0.2.1:7117".to_owned())), "{variables:?}");
+    let output = config_check(&variables, &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn the_packaged_settings_are_right_and_so_is_each_example_in_them() {
     let text = text_of("deploy/systemd/remora.yaml");
     let folder = tempfile::tempdir().unwrap();
