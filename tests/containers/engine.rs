@@ -82,7 +82,14 @@ impl Grants {
 
     /// No capabilities but these, on a file system that cannot be written.
     pub fn capabilities(names: &[&str]) -> Self {
-        let mut privileges = ["--cap-drop=ALL", "--read-only", "--security-opt=apparmor=unconfined"].map(str::to_owned).to_vec();
+        const FIXED: [&str; 5] = [
+            "--cap-drop=ALL",
+            "--read-only",
+            "--security-opt=no-new-privileges",
+            "--security-opt=seccomp=unconfined",
+            "--security-opt=apparmor=unconfined",
+        ];
+        let mut privileges = FIXED.map(str::to_owned).to_vec();
         privileges.extend(names.iter().map(|name| format!("--cap-add={name}")));
         Self { privileges, ..Self::privileged() }
     }
@@ -94,6 +101,7 @@ impl Grants {
                 words.push(word.to_owned());
             }
         };
+        add(true, "--cgroupns=host");
         add(self.pid, "--pid=host");
         add(self.network, "--network=host");
         add(self.cgroups, "--volume=/sys/fs/cgroup:/sys/fs/cgroup:ro");

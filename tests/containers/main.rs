@@ -180,6 +180,21 @@ fn the_doctor_names_each_namespace_and_mount_that_the_container_was_not_given() 
 }
 
 #[test]
+fn the_doctor_tells_a_seccomp_filter_from_a_missing_capability() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("without-bpf.json");
+    let refused = serde_json::json!({ "names": ["bpf"], "action": "SCMP_ACT_ERRNO" });
+    std::fs::write(&profile, serde_json::json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused] }).to_string()).unwrap();
+    let mut grants = Grants::capabilities(exact());
+    grants.privileges.retain(|word| !word.contains("seccomp"));
+    grants.privileges.push(format!("--security-opt=seccomp={}", profile.display()));
+    let diagnosis = doctor(&grants);
+    assert_eq!(diagnosis.missing(), ["bpf system call"], "{:#}", diagnosis.report);
+    assert_eq!(diagnosis.code, 3, "{}", diagnosis.report["reason"]);
+}
+
+#[test]
 fn the_image_is_small_and_has_nothing_but_the_agent() {
     let size: u64 = inspect(engine::image(), "{{.Size}}").parse().unwrap();
     assert!(size <= 40 << 20, "{size} bytes");
