@@ -136,7 +136,7 @@ define install
 endef
 
 # Containers: an engine on this machine, Docker 20.10 or later. The image is made in another image, of Dockerfile.builder, so neither Rust nor
-# clang is needed here. docs/containers.md says more.
+# clang is needed here. docs/image.md says more.
 VERSION   := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n 1)
 IMAGE     ?= remora
 TAG       ?= $(VERSION)
