@@ -1,6 +1,11 @@
 # The agent as an image: one static program and the certificates of public authorities, nothing else.
 # `make image` gives the context, a folder with both, which it made in the image of Dockerfile.builder.
 FROM scratch
+# Files first: a builder without BuildKit takes the platform over with the first file, and stumbles over anything before it.
+COPY remora /remora
+COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+ENTRYPOINT ["/remora"]
+CMD ["agent"]
 ARG VERSION
 ARG REVISION
 ARG CREATED
@@ -10,7 +15,3 @@ LABEL org.opencontainers.image.title="remora" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.created="$CREATED"
-COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY remora /remora
-ENTRYPOINT ["/remora"]
-CMD ["agent"]
