@@ -377,3 +377,7 @@ mod domains_tests;
 #[cfg(test)]
 #[path = "remotes_tests.rs"]
 mod remotes_tests;
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod cluster_tests;

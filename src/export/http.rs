@@ -157,7 +157,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::export::fixtures::published;
+    use crate::export::fixtures::{cluster, published};
 
     struct Server {
         address: SocketAddr,
@@ -232,6 +232,47 @@ mod tests {
         let (status, kind, text) = server.get("/api/v1/service-map").await;
         let map: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((status, kind.as_str(), &map["edges"][1]["requests"]), (200, "application/json", &8.into()));
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_service_map_can_be_asked_for_a_part() {
+        let server = Server::start(cluster(false)).await;
+        let count = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["edges"].as_array().unwrap().len();
+        for (query, edges) in [("?namespace=data", 1), ("?workload=cart&namespace=shop", 2), ("?workload=no%20such", 0), ("", 4)] {
+            let (status, _, text) = server.get(&format!("/api/v1/service-map{query}")).await;
+            assert_eq!((status, count(&text)), (200, edges), "{query}");
+        }
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn parameters_that_are_not_understood_are_refused_with_a_sentence() {
+        let server = Server::start(cluster(false)).await;
+        for (query, sentence) in [
+            ("?namspace=shop", "the parameter \"namspace\" is not known; namespace and workload are"),
+            ("?namespace=", "the parameter namespace is empty"),
+            ("?workload", "the parameter workload is empty"),
+            ("?workload=a&workload=b", "the parameter workload is given twice"),
+        ] {
+            let (status, kind, text) = server.get(&format!("/api/v1/service-map{query}")).await;
+            assert_eq!((status, kind.as_str()), (400, "application/json"), "{query}");
+            let error: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert!(error["error"].as_str().unwrap().starts_with(sentence), "{text}");
+        }
+        // Bytes that are no text are a name that nobody has.
+        assert_eq!(server.get("/api/v1/service-map?workload=%ff%00").await.0, 200);
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_api_server_is_gone_is_ready_and_says_what_is_wrong() {
+        let server = Server::start(cluster(false)).await;
+        assert_eq!(server.get("/readyz").await.0, 200);
+        let (status, kind, text) = server.get("/api/v1/status").await;
+        let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, kind.as_str()), (200, "application/json"));
+        assert!(said["degraded"][0].as_str().unwrap().starts_with("The API server has said nothing of pods for 3m"), "{text}");
         server.stop().await;
     }
 

@@ -142,3 +142,126 @@ fn traffic_members(object: &mut Object<'_>, traffic: &Traffic) {
     object.number("bytes_sent", traffic.bytes_sent);
     object.number("bytes_received", traffic.bytes_received);
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::{
+        export::fixtures::{cluster, published},
+        model::{Protocol, Side},
+        service_map::{
+            EdgeKey, Limits, ServiceMap,
+            fixtures::{exchange, pod_party},
+        },
+    };
+
+    fn map(snapshot: &Snapshot, namespace: &str, workload: &str) -> Json {
+        let chosen = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        let mut out = Vec::new();
+        service_map(&mut out, snapshot, &Filter { namespace: chosen(namespace), workload: chosen(workload) });
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    fn names<'a>(list: &'a Json, of: impl Fn(&'a Json) -> &'a Json) -> Vec<&'a str> {
+        list.as_array().unwrap().iter().map(|item| of(item).as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_cluster_is_seen_from_near_and_from_afar() {
+        let map = map(&cluster(false).snapshot, "", "");
+        let cart = map["edges"].as_array().unwrap().iter().find(|edge| edge["server"]["name"] == "cart").unwrap();
+        assert_eq!(
+            (&cart["server"]["name"], &cart["server"]["namespace"], &cart["server"]["service"]),
+            (&json!("cart"), &json!("shop"), &json!("cart-api"))
+        );
+        assert_eq!(
+            (&cart["server"]["release"], &cart["server"]["chart"], cart["server"].get("pod")),
+            (&json!("shop"), &json!("shop-1.2"), None)
+        );
+        let flow = |client: Json, server: Json, requests: u64, sent: u64, received: u64| json!({"client_namespace": client, "server_namespace": server, "requests": requests, "errors": 0, "bytes_sent": sent, "bytes_received": received});
+        let flows = [
+            flow(json!("shop"), json!("data"), 1, 100, 1_000),
+            flow(json!("shop"), json!("shop"), 1, 100, 1_000),
+            flow(json!("shop"), Json::Null, 0, 50, 500),
+        ];
+        assert_eq!(map["namespaces"], json!(flows));
+        let [egress] = &map["egress"].as_array().unwrap()[..] else { panic!("{map:#}") };
+        assert_eq!(
+            (&egress["client"]["name"], &egress["server"]["name"], &egress["bytes_received"]),
+            (&json!("web"), &json!("api.pay.test"), &json!(500))
+        );
+        assert_eq!(egress["server"]["kind"], "domain");
+        assert_eq!(map["left_out"], json!({}));
+    }
+
+    #[test]
+    fn services_and_workloads_are_listed() {
+        let map = map(&cluster(false).snapshot, "", "");
+        let legacy = json!({"address": null, "port": null, "name": "legacy", "kind": "service", "container_id": null, "namespace": "shop", "service": "legacy"});
+        assert_eq!(map["idle"], json!([{"server": legacy, "idle_ns": 400_000_000_000u64}]));
+        let [gone] = &map["unserved"].as_array().unwrap()[..] else { panic!("{map:#}") };
+        assert_eq!((&gone["namespace"], &gone["service"], &gone["client"]["name"]), (&json!("shop"), &json!("gone"), &json!("web")));
+        assert_eq!((&gone["calls"], &gone["last_call_ns_ago"], &gone["still_unserved"]), (&json!(1), &json!(0), &json!(true)));
+        let web = json!({
+            "name": "web", "kind": "deployment", "namespace": "shop", "release": "shop", "chart": "shop-1.2", "replicas_seen": 2,
+            "labels": {"app.kubernetes.io/part-of": "shop"},
+        });
+        assert_eq!(names(&map["workloads"], |workload| &workload["name"]), ["cart", "postgres", "web"]);
+        assert_eq!(map["workloads"][2], web);
+    }
+
+    #[test]
+    fn a_namespace_or_a_workload_is_all_that_has_it_at_one_end() {
+        let cluster = cluster(false);
+        let servers = |namespace, workload| -> Vec<String> {
+            let map = map(&cluster.snapshot, namespace, workload);
+            let mut servers: Vec<_> = names(&map["edges"], |edge| &edge["server"]["name"]).into_iter().map(str::to_owned).collect();
+            servers.sort_unstable();
+            servers
+        };
+        assert_eq!(servers("data", ""), ["postgres"]);
+        assert_eq!(servers("", "cart"), ["cart", "postgres"]);
+        assert_eq!(servers("shop", "postgres"), [""; 0], "no end is both");
+        assert_eq!(servers("shop", "").len(), 4);
+        let data = map(&cluster.snapshot, "data", "");
+        assert_eq!(
+            (names(&data["workloads"], |workload| &workload["name"]), data["namespaces"].as_array().map(Vec::len)),
+            (vec!["postgres"], Some(1))
+        );
+        assert_eq!((&data["idle"], &data["unserved"], &data["egress"]), (&json!([]), &json!([]), &json!([])));
+        let gone = map(&cluster.snapshot, "", "gone");
+        assert_eq!(names(&gone["unserved"], |call| &call["service"]), ["gone"]);
+        assert_eq!(gone["exchanges"], json!(2), "totals are of the whole");
+    }
+
+    #[test]
+    fn pods_are_told_apart_where_edges_do() {
+        let map = map(&cluster(true).snapshot, "", "cart");
+        let cart = &map["edges"][1]["server"];
+        assert_eq!((&cart["pod"], &cart["node"], &cart["labels"]["pod"]), (&json!("cart-77-b"), &json!("node-1"), &json!("cart-77-b")));
+    }
+
+    #[test]
+    fn a_host_without_a_cluster_has_the_same_lists() {
+        let map = map(&published(1).snapshot, "", "");
+        assert_eq!((&map["namespaces"], &map["unserved"], &map["egress"]), (&json!([]), &json!([]), &json!([])));
+        assert_eq!(names(&map["idle"], |service| &service["server"]["kind"]), ["process"]);
+        assert_eq!(names(&map["workloads"], |workload| &workload["name"]), [""; 0]);
+    }
+
+    #[test]
+    fn lists_are_bounded_and_say_so() {
+        let mut service_map = ServiceMap::new(Limits::default());
+        for n in 0..ENTRIES_MAX + 5 {
+            let server = Party::new(Workload::of_domain(format!("name-{n}.test").into()));
+            let edge = service_map.intern(&EdgeKey { client: pod_party("shop", "web"), server, protocol: Protocol::Tls });
+            service_map.record(edge, Side::Client, &exchange(1));
+            service_map.bytes(edge, Side::Client, n as u64, 0);
+        }
+        let map = map(&Snapshot::merge(0, [service_map.shard()], Vec::new()), "", "");
+        assert_eq!((map["egress"].as_array().map(Vec::len), &map["left_out"]), (Some(ENTRIES_MAX), &json!({"egress": 5})));
+        assert_eq!(map["egress"][0]["server"]["name"], format!("name-{}.test", ENTRIES_MAX + 4), "the busiest come first");
+    }
+}

@@ -86,3 +86,51 @@ fn engine(object: &mut Object<'_>, engine: &EngineHealth) {
     object.number("ignored", engine.ignored);
     object.number("failures", engine.failures);
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::export::{
+        fixtures::{cluster, published},
+        status::ProgramHealth,
+    };
+
+    fn written(published: &Published) -> Json {
+        let mut out = Vec::new();
+        status(&mut out, published);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn a_plain_host_lacks_nothing_but_what_was_lost() {
+        let status = written(&published(2));
+        assert_eq!((&status["host"], &status["hooks"], &status["ready"]), (&json!("ship"), &json!("socket"), &json!(true)));
+        assert_eq!((&status["uptime_ns"], &status["exchanges"], &status["edges"]), (&json!(2_000_000_000), &json!(36), &json!(3)));
+        assert_eq!((&status["lost"], &status["cpu_ns"]), (&json!({"ring_full": 0, "parse_gap": 2}), &json!(1_500_000_000)));
+        assert_eq!((&status["kubernetes"], &status["conntrack"], &status["engine"]), (&Json::Null, &Json::Null, &Json::Null));
+        let degraded = status["degraded"].as_array().unwrap();
+        assert!(degraded.len() == 1 && degraded[0].as_str().unwrap().starts_with("2 lost since the start for parse_gap"), "{degraded:?}");
+    }
+
+    #[test]
+    fn a_stale_cluster_is_told_by_kind_and_in_a_sentence() {
+        let mut published = cluster(false);
+        let engine = EngineHealth { socket: "/run/docker.sock".to_owned(), containers: 3, lists: 1, events: 9, ..EngineHealth::default() };
+        published.surroundings.engine = Some(engine);
+        published.surroundings.programs = vec![ProgramHealth { name: "on_send".to_owned(), state: "attached", why: None }];
+        let status = written(&published);
+        let pods = json!({"kind": "pods", "state": "stale", "objects": 40, "events": 7, "relists": 2, "silence_ns": 180_000_000_000u64, "error": null});
+        assert_eq!((&status["kubernetes"]["server"], &status["kubernetes"]["kinds"][0]), (&json!("https://10.96.0.1:443"), &pods));
+        assert_eq!(status["conntrack"], json!({"asked": 10, "found": 7, "failed": 1, "error": null}));
+        assert_eq!(
+            (&status["engine"]["containers"], &status["programs"]),
+            (&json!(3), &json!([{"name": "on_send", "state": "attached", "why": null}]))
+        );
+        let degraded = status["degraded"].as_array().unwrap();
+        assert_eq!(degraded.len(), 2, "{degraded:?}");
+        assert!(degraded[0].as_str().unwrap().contains("pods for 3m"), "{degraded:?}");
+        assert_eq!(status["ready"], json!(true), "an agent without its API server keeps working");
+    }
+}

@@ -82,6 +82,59 @@ fn an_exchange_is_written_as_the_contract_says() {
 }
 
 #[test]
+fn an_end_is_written_with_all_that_is_known_of_it() {
+    let instance = Instance {
+        pod: Some("cart-77-b".into()),
+        node: Some("node-1".into()),
+        container: Some("app".into()),
+        container_id: Some("c0ffee".into()),
+        image: Some("cart:1.2".into()),
+        compose_project: Some("shop".into()),
+        compose_service: Some("cart".into()),
+        unit: Some("cart.service".into()),
+        labels: [("tier".into(), "back".into()), ("odd \"key\"".into(), "a\\b".into())].into(),
+    };
+    let server = Party {
+        workload: Workload { namespace: Some("shop".into()), ..Workload::new(WorkloadKind::StatefulSet, "cart") },
+        address: Some([10, 244, 0, 7].into()),
+        port: Some(8080),
+        service: Some("cart-api".into()),
+        release: Some("shop".into()),
+        chart: Some("shop-1.2".into()),
+        instance: Some(Arc::new(instance)),
+    };
+    // What the client connected to is the Service's address.
+    let end = Endpoint { address: [10, 96, 0, 7].into(), port: 80 };
+    let request = request(&[]);
+    let view = ExchangeView { server: PartyView { party: &server, end: Some(end) }, ..view(&request) };
+    let written: Json = serde_json::from_str(&line(|out| exchange(out, &view))).unwrap();
+    let expected = serde_json::json!({
+        "address": "10.96.0.7", "port": 80, "name": "cart", "kind": "statefulset", "container_id": "c0ffee", "namespace": "shop",
+        "service": "cart-api", "release": "shop", "chart": "shop-1.2", "pod": "cart-77-b", "node": "node-1", "container": "app",
+        "image": "cart:1.2", "compose_project": "shop", "compose_service": "cart", "unit": "cart.service",
+        "labels": {"tier": "back", "odd \"key\"": "a\\b"},
+    });
+    assert_eq!(written["server"], expected);
+    assert_eq!(written.get("network"), None, "what is shown is what the server has");
+}
+
+#[test]
+fn ends_that_were_rewritten_are_told_as_the_server_has_them() {
+    let (client, server) =
+        (Endpoint { address: [10, 244, 1, 1].into(), port: 1_234 }, Endpoint { address: [10, 244, 0, 7].into(), port: 8080 });
+    let network = Some(Translation { client, server });
+    let expected =
+        serde_json::json!({"client": {"address": "10.244.1.1", "port": 1234}, "server": {"address": "10.244.0.7", "port": 8080}});
+    let request = request(&[]);
+    let exchange_line = line(|out| exchange(out, &ExchangeView { network, ..view(&request) }));
+    let connection_line = line(|out| connection(out, &ConnectionView { network, ..refused() }));
+    for text in [exchange_line, connection_line] {
+        let written: Json = serde_json::from_str(&text).unwrap();
+        assert_eq!(written["network"], expected, "{text}");
+    }
+}
+
+#[test]
 fn what_is_not_known_is_null_or_empty() {
     let unanswered = Exchange { first_byte_ns: None, flags: Flags::default(), ..request(&[]) };
     let view = ExchangeView { process: None, peer_connection_id: None, tls: Some("openssl"), ..view(&unanswered) };
@@ -93,9 +146,8 @@ fn what_is_not_known_is_null_or_empty() {
     assert_eq!(written["tls"], "openssl");
 }
 
-#[test]
-fn a_failed_connection_says_why() {
-    let view = ConnectionView {
+fn refused() -> ConnectionView<'static> {
+    ConnectionView {
         protocol: Protocol::Unknown,
         role: Role::Client,
         local: Endpoint { address: [10, 0, 0, 1].into(), port: 40_000 },
@@ -119,8 +171,12 @@ fn a_failed_connection_says_why() {
         alpn: None,
         adopted: false,
         unix_offset_ns: -10,
-    };
-    let text = line(|out| connection(out, &view));
+    }
+}
+
+#[test]
+fn a_failed_connection_says_why() {
+    let text = line(|out| connection(out, &refused()));
     assert!(text.starts_with(r#"{"type":"connection","start_unix_nano":0,"duration_ns":70,"#), "{text}");
     let written: Json = serde_json::from_str(&text).unwrap();
     assert_eq!((&written["error"], &written["role"], &written["srtt_us"]), (&"ECONNREFUSED".into(), &"client".into(), &Json::Null));
