@@ -2,7 +2,11 @@
 
 use std::{cmp::Reverse, fmt::Write};
 
-use crate::{export::Published, model::Party, service_map::Edge};
+use crate::{
+    export::Published,
+    model::{Party, WorkloadKind},
+    service_map::Edge,
+};
 
 /// What comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +40,8 @@ pub struct Row {
 /// One of the slowest resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slow {
-    pub edge: String,
+    pub client: String,
+    pub server: String,
     /// Operation and resource.
     pub what: String,
     pub requests: u64,
@@ -47,6 +52,8 @@ pub struct Slow {
 }
 
 pub const HEADINGS: [&str; 11] = ["CLIENT", "SERVER", "PROTO", "REQ/S", "ERR %", "P50", "P95", "P99", "TOTAL", "BYTES", "RETRANS"];
+/// A call to a Service without endpoints is worth a word in the headline for so long.
+const RECENTLY_NS: u64 = 300_000_000_000;
 pub const SLOW_HEADINGS: [&str; 7] = ["EDGE", "SLOWEST", "COUNT", "ERRORS", "MEAN", "P95", "MAX"];
 
 /// All edges in the order of `sort`; equals in the order of their names.
@@ -112,7 +119,8 @@ pub fn slowest(current: &Published, count: usize) -> Vec<Slow> {
         .collect();
     all.sort_by_key(|(p95_ns, max_ns, edge, entry)| (Reverse(*p95_ns), Reverse(*max_ns), &edge.key, &entry.operation, &entry.resource));
     let slow = |(p95_ns, max_ns, edge, entry): (u64, u64, &Edge, &crate::service_map::Resource)| Slow {
-        edge: format!("{} → {}", shown(&edge.key.client), shown(&edge.key.server)),
+        client: shown(&edge.key.client),
+        server: shown(&edge.key.server),
         what: printable(&format!("{} {}", entry.operation, entry.resource)),
         requests: entry.seen(),
         errors: entry.errors,
@@ -161,10 +169,18 @@ impl Row {
 }
 
 impl Slow {
+    /// Client and server, in so much room.
+    pub fn edge(&self, width: usize) -> String {
+        let room = width.saturating_sub(3);
+        let client = fit(&self.client, (room / 2).max(room.saturating_sub(self.server.chars().count())));
+        let server = fit(&self.server, room.saturating_sub(client.chars().count()));
+        format!("{client} → {server}")
+    }
+
     /// The cells under [`SLOW_HEADINGS`].
     pub fn cells(&self) -> [String; 7] {
         [
-            self.edge.clone(),
+            self.edge(usize::MAX),
             self.what.clone(),
             self.requests.to_string(),
             self.errors.to_string(),
@@ -178,6 +194,7 @@ impl Slow {
 /// The whole table as lines without escapes, as wide as it needs to be.
 pub fn plain(current: &Published, previous: Option<&Published>, sort: Sort) -> String {
     let mut out = headline(current, previous);
+    notices(current).iter().for_each(|notice| out.extend(["  ", notice]));
     out.push('\n');
     let cells: Vec<_> = rows(current, previous, sort).iter().map(Row::cells).collect();
     columns(&mut out, &HEADINGS, &cells, 3);
@@ -210,14 +227,58 @@ fn columns<const N: usize>(out: &mut String, headings: &[&str; N], rows: &[[Stri
     }
 }
 
-/// A name with a server's port; names come from the host's programs, so nothing in them may reach the terminal as a command.
+/// What deserves attention, in few words: idle services, calls to Services that nobody serves, an old copy of the cluster.
+pub fn notices(current: &Published) -> Vec<String> {
+    let snapshot = &current.snapshot;
+    let unserved = snapshot.unserved.iter().filter(|unserved| unserved.quiet_ns < RECENTLY_NS).count();
+    let counted = [("idle", snapshot.idle.len()), ("unserved", unserved)].into_iter().filter(|(_, count)| *count > 0);
+    let complaint = current.surroundings.kubernetes.as_ref().and_then(|cluster| cluster.complaint());
+    let complaint = complaint.map(|complaint| format!("kubernetes: {}", printable(&complaint)));
+    counted.map(|(what, count)| format!("{what} {count}")).chain(complaint).collect()
+}
+
+/// Names come from the host's programs and from the cluster, so nothing in them may reach the terminal as a command. A workload with
+/// its namespace, the pod where edges tell pods apart, a server's port, and the Service where it has another name than the workload.
 fn shown(party: &Party) -> String {
-    let name = printable(&party.workload.name);
-    match party.port {
-        Some(port) if name.contains(':') => format!("[{name}]:{port}"),
-        Some(port) => format!("{name}:{port}"),
-        None => name,
+    let workload = &party.workload;
+    let mut text = printable(&workload.name);
+    if let Some(namespace) = &workload.namespace {
+        text = format!("{}/{text}", printable(namespace));
     }
+    let is_address = workload.kind == WorkloadKind::Address;
+    // An address of a Service of which no more is known.
+    if let Some(service) = party.service.as_ref().filter(|_| is_address) {
+        text = printable(service);
+    }
+    if let Some(pod) = party.instance.as_ref().and_then(|instance| instance.pod.as_ref()) {
+        text = format!("{text}[{}]", printable(short_pod(pod, &workload.name)));
+    }
+    if let Some(port) = party.port {
+        text = if is_address && text.contains(':') { format!("[{text}]:{port}") } else { format!("{text}:{port}") };
+    }
+    match party.service.as_ref().filter(|service| !is_address && **service != workload.name) {
+        Some(service) => format!("{text} ({})", printable(service)),
+        None => text,
+    }
+}
+
+/// What a pod's name says beyond that of its workload: `7d9f8b-x2kzp` of cart's `cart-7d9f8b-x2kzp`.
+fn short_pod<'a>(pod: &'a str, workload: &str) -> &'a str {
+    pod.strip_prefix(workload).and_then(|rest| rest.strip_prefix('-')).filter(|rest| !rest.is_empty()).unwrap_or(pod)
+}
+
+/// As much of a name as there is room for: without the Service first, then the end of it. Names begin alike and end differently.
+pub fn fit(name: &str, width: usize) -> String {
+    let count = |text: &str| text.chars().count();
+    if count(name) <= width {
+        return name.to_owned();
+    }
+    let workload = name.strip_suffix(')').and_then(|name| name.rsplit_once(" (")).map_or(name, |(workload, _)| workload);
+    if count(workload) <= width {
+        return workload.to_owned();
+    }
+    let kept = workload.chars().skip(count(workload) - width.saturating_sub(1));
+    if width == 0 { String::new() } else { std::iter::once('…').chain(kept).collect() }
 }
 
 fn printable(text: &str) -> String {

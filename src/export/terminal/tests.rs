@@ -1,12 +1,15 @@
 use ratatui::{Terminal, backend::TestBackend};
 
-use super::{rows::duration, *};
+use super::{
+    rows::{duration, fit},
+    *,
+};
 use crate::{
-    export::fixtures::published,
-    model::{Exchange, Side},
+    export::fixtures::{cluster, published},
+    model::{Exchange, Party, Protocol, Side},
     service_map::{
-        Limits, ServiceMap, Snapshot,
-        fixtures::{exchange, key},
+        EdgeKey, Limits, ServiceMap, Snapshot,
+        fixtures::{exchange, key, party},
     },
 };
 
@@ -33,7 +36,7 @@ fn press(code: KeyCode) -> KeyEvent {
 #[test]
 fn the_screen_shows_edges_resources_and_the_agent() {
     let screen = draw(120, 24, &published(5), Some(&published(3)), &View::default());
-    assert_eq!(screen[0], "remora  ship  hooks socket  101 events/s  lost 2  up 0:00:05");
+    assert_eq!(screen[0], "remora  ship  hooks socket  101 events/s  lost 2  up 0:00:05  idle 1");
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(words(&screen[1]), ["CLIENT", "SERVER", "PROTO", "REQ/S▾", "ERR", "%", "P50", "P95", "P99", "TOTAL", "BYTES", "RETRANS"]);
     let first = words(&screen[2]);
@@ -154,4 +157,78 @@ fn the_window_compares_with_about_three_seconds_ago() {
 fn durations_have_three_digits_and_a_unit() {
     let shown = [0, 999, 1_000, 12_340, 999_999, 1_500_000, 2_000_000_000, 3_600_000_000_000].map(duration);
     assert_eq!(shown, ["0ns", "999ns", "1.00µs", "12.3µs", "1000µs", "1.50ms", "2.00s", "3600s"]);
+}
+
+#[test]
+fn a_cluster_is_readable_on_eighty_columns() {
+    let screen = draw(80, 24, &cluster(false), None, &View::default());
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(screen[1], "idle 1  unserved 1  kubernetes: stale 3m");
+    assert_eq!(words(&screen[2]), ["CLIENT", "SERVER", "PROTO", "REQ/S▾", "ERR", "%", "P99"]);
+    let cart = screen.iter().find(|line| line.starts_with("shop/web") && line.contains("shop/cart")).unwrap();
+    assert_eq!(words(cart)[1..3], ["shop/cart:8080", "http"], "{cart}");
+    let slow: Vec<_> = screen.iter().skip_while(|line| !line.starts_with("EDGE")).collect();
+    assert_eq!(words(slow[0]), ["EDGE", "SLOWEST", "COUNT", "P95", "MAX"]);
+    assert!(slow.iter().any(|line| line.starts_with("shop/web → shop/cart:8080 ")), "{slow:#?}");
+    assert!(screen.iter().all(|line| line.chars().count() <= 80));
+}
+
+#[test]
+fn a_wide_screen_has_every_column_and_the_services_too() {
+    let screen = draw(140, 24, &cluster(false), None, &View::default());
+    assert!(screen[0].ends_with("up 0:00:00  idle 1  unserved 1  kubernetes: stale 3m"), "{}", screen[0]);
+    assert!(screen[1].contains("RETRANS") && screen[1].contains("P50"), "{}", screen[1]);
+    assert!(screen.iter().any(|line| line.contains("shop/cart:8080 (cart-api)") && line.starts_with("shop/web")), "{screen:#?}");
+    assert!(screen.iter().any(|line| line.contains("shop/gone:80 ")), "a Service is not named twice: {screen:#?}");
+}
+
+#[test]
+fn pods_are_shown_where_edges_tell_them_apart() {
+    assert!(!plain(&cluster(false), None, Sort::Rate).contains('['));
+    let text = plain(&cluster(true), None, Sort::Rate);
+    for name in ["shop/web[5f-a]", "shop/cart[77-b]:8080 (cart-api)", "data/postgres[0]:5432 (db)"] {
+        assert!(text.contains(name), "{name} in\n{text}");
+    }
+}
+
+#[test]
+fn names_of_the_cluster_are_no_commands() {
+    let mut map = ServiceMap::new(Limits::default());
+    let mut evil = crate::export::fixtures::pod("a\u{1b}[2J", "b\u{7}", "b\u{7}-\u{9b}");
+    evil.service = Some("c\u{0}".into());
+    let server = Party { port: Some(1), ..evil.clone() };
+    let edge = map.intern(&EdgeKey { client: evil, server, protocol: Protocol::Http });
+    map.record(edge, Side::Client, &exchange(1));
+    let snapshot = Arc::new(Snapshot::merge(0, [map.shard()], Vec::new()));
+    let text = plain(&Published { snapshot, ..Published::default() }, None, Sort::Rate);
+    assert!(!text.chars().any(|character| character.is_control() && character != '\n'), "{text:?}");
+    assert!(text.contains("a·[2J/b·[·]:1 (c·)"), "{text}");
+}
+
+#[test]
+fn a_name_without_room_loses_its_service_and_then_its_front() {
+    let name = "shop/checkout:8080 (front)";
+    for (width, shown) in
+        [(30, name), (26, name), (25, "shop/checkout:8080"), (18, "shop/checkout:8080"), (12, "…eckout:8080"), (1, "…"), (0, "")]
+    {
+        assert_eq!(fit(name, width), shown, "{width}");
+    }
+    assert_eq!(fit("(sd-pam)", 20), "(sd-pam)");
+}
+
+#[test]
+fn a_service_stands_for_an_address_of_which_no_more_is_known() {
+    let mut map = ServiceMap::new(Limits::default());
+    let address = [10, 96, 0, 7].into();
+    let server = Party {
+        address: Some(address),
+        service: Some("cart".into()),
+        port: Some(80),
+        ..Party::new(crate::model::Workload::of_address(address))
+    };
+    let edge = map.intern(&EdgeKey { client: party("curl"), server, protocol: Protocol::Http });
+    map.record(edge, Side::Client, &exchange(1));
+    let snapshot = Arc::new(Snapshot::merge(0, [map.shard()], Vec::new()));
+    let text = plain(&Published { snapshot, ..Published::default() }, None, Sort::Rate);
+    assert!(text.contains("cart:80 ") && !text.contains("10.96"), "{text}");
 }
