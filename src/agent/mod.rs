@@ -86,7 +86,7 @@ pub fn trial(config: &Config) -> Result<Vec<(String, Health)>> {
 }
 
 fn family(config: &Config) -> Result<HookFamily> {
-    let features = Features::probe(config.btf.as_deref(), config.docker_socket.as_deref());
+    let features = Features::probe(config.btf.as_deref(), &config.docker_socket.sockets());
     choose_hooks(&features, config.hooks)
         .map_err(|refusal| Failure::unobservable(anyhow!("{refusal}; `remora doctor` says what each part costs and what to do")).into())
 }
@@ -160,7 +160,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let services = services::Services {
         listener,
         published: Arc::clone(&published),
-        docker_socket: config.docker_socket.clone(),
+        engines: config.docker_socket.sockets(),
         containers,
         shutdown: shut,
     };
@@ -220,7 +220,7 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
     let services = services::Services {
         listener: None,
         published: Arc::clone(&published),
-        docker_socket: None,
+        engines: Vec::new(),
         containers: Arc::default(),
         shutdown: shut,
     };

@@ -22,7 +22,8 @@ pub struct Services {
     /// The HTTP server's socket, bound already.
     pub listener: Option<TcpListener>,
     pub published: Arc<ArcSwap<Published>>,
-    pub docker_socket: Option<PathBuf>,
+    /// Sockets where an engine may listen that names containers.
+    pub engines: Vec<PathBuf>,
     pub containers: Arc<ContainerNames>,
     pub shutdown: watch::Receiver<bool>,
 }
@@ -30,7 +31,7 @@ pub struct Services {
 /// Runs until the shutdown; says on `catching` when signals are caught.
 pub fn run(services: Services, control: &Sender<Control>, catching: &Sender<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let Services { listener, published, docker_socket, containers, shutdown } = services;
+    let Services { listener, published, engines, containers, shutdown } = services;
     runtime.block_on(async {
         let ended = |mut shutdown: watch::Receiver<bool>| async move {
             // An error means that the sender is gone: that is an end, too.
@@ -43,8 +44,8 @@ pub fn run(services: Services, control: &Sender<Control>, catching: &Sender<()>)
             http::serve(listener, published, ended(shutdown.clone())).await.context("serving HTTP")
         };
         let names = async {
-            if let Some(socket) = docker_socket {
-                attribution::container::watch(socket, containers, ended(shutdown.clone())).await;
+            if !engines.is_empty() {
+                attribution::container::watch(engines, containers, ended(shutdown.clone())).await;
             }
             Ok(())
         };

@@ -1,15 +1,17 @@
 //! Names and images of containers, from the Docker engine API over its unix socket (podman speaks it too).
 //! Knows nothing of cgroups or processes; an engine that is absent, slow or broken only means that names are missing.
 
+mod answers;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     hash::{BuildHasher, RandomState},
     io,
     path::{Path, PathBuf},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,15 +19,12 @@ use std::{
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::{sync::Notify, time::Instant};
 use tracing::{debug, warn};
 
 use crate::model::Compose;
-
-/// Where the Docker engine listens unless it is told otherwise.
-pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-/// Where a system-wide podman service listens.
-pub const PODMAN_SOCKET: &str = "/run/podman/podman.sock";
+use answers::{EngineEvent, Image, Listed, is_image_id};
 
 /// A list of 1,000 containers takes about 1.5 MB.
 const LIST_BYTES_MAX: usize = 32 << 20;
@@ -33,6 +32,10 @@ const LIST_BYTES_MAX: usize = 32 << 20;
 const EVENT_BYTES_MAX: usize = 1 << 20;
 /// Names held at once; the engine's own limit is its memory.
 const NAMES_MAX: usize = 65_536;
+/// Containers that were asked for and are to be looked for.
+const WANTED_MAX: usize = 64;
+/// Containers that no list had, and that are not looked for again: those of another engine.
+const ABSENT_MAX: usize = 4096;
 
 /// What the engine calls a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,12 +71,53 @@ pub struct ContainerNames {
     events: AtomicU64,
     ignored: AtomicU64,
     failures: AtomicU64,
+    missing: Mutex<Missing>,
+    /// A list would tell more than is known.
+    is_short: Notify,
+}
+
+/// Containers that were asked for and have no name.
+#[derive(Debug, Default)]
+struct Missing {
+    wanted: HashSet<String>,
+    absent: HashSet<String>,
 }
 
 impl ContainerNames {
-    /// The name of the container with this full id.
+    /// The name of the container with this full id. One that is missing is looked for at once, if there is an engine: its name is there
+    /// with the next [`Self::generation`].
     pub fn get(&self, id: &str) -> Option<Arc<ContainerName>> {
+        let known = self.known(id);
+        if known.is_none() && self.want(id) {
+            self.is_short.notify_one();
+        }
+        known
+    }
+
+    fn known(&self, id: &str) -> Option<Arc<ContainerName>> {
         self.table.load().get(id).map(Arc::clone)
+    }
+
+    /// Whether it is worth looking for.
+    fn want(&self, id: &str) -> bool {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = missing.wanted.len() < WANTED_MAX && !missing.absent.contains(id);
+        is_new && missing.wanted.insert(id.to_owned())
+    }
+
+    /// What was wanted before a list.
+    fn take_wanted(&self) -> HashSet<String> {
+        std::mem::take(&mut self.missing.lock().unwrap_or_else(PoisonError::into_inner).wanted)
+    }
+
+    /// A list without those that were wanted before it: they are another engine's, or gone.
+    fn leave_out(&self, wanted: HashSet<String>) {
+        let table = self.table.load();
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.absent.len() + wanted.len() > ABSENT_MAX {
+            missing.absent.clear();
+        }
+        missing.absent.extend(wanted.into_iter().filter(|id| !table.contains_key(id)));
     }
 
     /// All names as of now.
@@ -98,6 +142,9 @@ impl ContainerNames {
 
     /// Puts a new table in place. There is one writer: whoever watches the engine.
     pub fn replace(&self, table: NameTable) {
+        if **self.table.load() == table {
+            return;
+        }
         self.table.store(Arc::new(table));
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -118,10 +165,11 @@ impl ContainerNames {
         let actor = event.actor;
         match event.action.as_str() {
             "create" | "start" | "restart" | "rename" | "die" => {
-                let Some(name) = actor.attributes.name.map(|name| name.trim_start_matches('/').to_owned()) else { return };
-                let known = self.get(&actor.id);
-                let image = actor.attributes.image.or_else(|| known.as_ref().and_then(|known| known.image.clone()));
-                let new = ContainerName { name, image, compose: None };
+                let known = self.known(&actor.id);
+                let Some(new) = actor.attributes.into_name(known.as_deref()) else { return };
+                if new.image.as_deref().is_some_and(is_image_id) {
+                    self.is_short.notify_one();
+                }
                 if known.as_deref() == Some(&new) {
                     return;
                 }
@@ -134,7 +182,7 @@ impl ContainerNames {
                 });
             }
             // podman says `remove`.
-            "destroy" | "remove" if self.get(&actor.id).is_some() => {
+            "destroy" | "remove" if self.known(&actor.id).is_some() => {
                 self.change(|table| {
                     table.remove(&actor.id);
                 });
@@ -144,40 +192,6 @@ impl ContainerNames {
     }
 }
 
-/// An element of `GET /containers/json` (Docker Engine API, ContainerList).
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Listed {
-    id: String,
-    #[serde(default)]
-    names: Option<Vec<String>>,
-    #[serde(default)]
-    image: Option<String>,
-}
-
-/// A line of `GET /events` (Docker Engine API, SystemEvents).
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct EngineEvent {
-    #[serde(default)]
-    action: String,
-    actor: Actor,
-}
-
-#[derive(Deserialize)]
-struct Actor {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(rename = "Attributes", default)]
-    attributes: ActorAttributes,
-}
-
-#[derive(Default, Deserialize)]
-struct ActorAttributes {
-    name: Option<String>,
-    image: Option<String>,
-}
-
 /// How patient the watcher is.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
@@ -185,58 +199,50 @@ struct Pace {
     absent: Duration,
     first_retry: Duration,
     longest_retry: Duration,
+    /// Between two lists of one engine.
+    between_lists: Duration,
     /// For the whole answer to a list.
     list_timeout: Duration,
 }
 
 const PACE: Pace = Pace {
-    absent: Duration::from_secs(30),
+    absent: Duration::from_secs(5),
     first_retry: Duration::from_millis(500),
     longest_retry: Duration::from_secs(60),
+    between_lists: Duration::from_secs(1),
     list_timeout: Duration::from_secs(10),
 };
 
-/// Keeps `names` as the engine behind `socket` tells, until `shutdown` is ready.
+/// Keeps `names` as an engine tells, until `shutdown` is ready: the one behind the first of `sockets` that is there.
 ///
 /// Lists all containers, then follows the engine's events; after any failure it begins again, with growing, jittered pauses.
 /// Known names stay while the engine is away. Must run on a tokio runtime with I/O and time enabled.
-pub async fn watch(socket: PathBuf, names: Arc<ContainerNames>, shutdown: impl Future<Output = ()>) {
-    watch_at(PACE, &socket, &names, shutdown).await;
+pub async fn watch(sockets: Vec<PathBuf>, names: Arc<ContainerNames>, shutdown: impl Future<Output = ()>) {
+    watch_at(PACE, &sockets, &names, shutdown).await;
 }
 
-async fn watch_at(pace: Pace, socket: &Path, names: &ContainerNames, shutdown: impl Future<Output = ()>) {
+async fn watch_at(pace: Pace, sockets: &[PathBuf], names: &ContainerNames, shutdown: impl Future<Output = ()>) {
     let mut shutdown = pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => {}
-        () = follow_for_ever(pace, socket, names) => {}
+        () = follow_for_ever(pace, sockets, names) => {}
     }
 }
 
-async fn follow_for_ever(pace: Pace, socket: &Path, names: &ContainerNames) {
+async fn follow_for_ever(pace: Pace, sockets: &[PathBuf], names: &ContainerNames) {
     let mut said_absent = false;
     let mut said_failed = false;
     let mut retry = pace.first_retry;
     loop {
-        match tokio::net::UnixStream::connect(socket).await {
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                if !said_absent {
-                    debug!("no container engine at {}: containers keep their ids for names", socket.display());
-                    said_absent = true;
-                }
-                tokio::time::sleep(jittered(pace.absent)).await;
-                continue;
+        let Some(socket) = reachable(sockets, &mut said_failed).await else {
+            if !said_absent {
+                debug!("no container engine at {sockets:?}: containers keep their ids for names");
+                said_absent = true;
             }
-            Err(error) => {
-                if !said_failed {
-                    warn!("cannot open the container engine's socket {}: {error}; containers keep their ids for names", socket.display());
-                    said_failed = true;
-                }
-                tokio::time::sleep(jittered(pace.absent)).await;
-                continue;
-            }
-        }
-        let began = tokio::time::Instant::now();
+            tokio::time::sleep(jittered(pace.absent)).await;
+            continue;
+        };
+        let began = Instant::now();
         let Err(error) = list_and_follow(pace, socket, names).await;
         names.failures.fetch_add(1, Ordering::Relaxed);
         // Not on the first good answer: an engine that lists and then breaks must not be asked at the quickest pace for ever.
@@ -254,6 +260,22 @@ async fn follow_for_ever(pace: Pace, socket: &Path, names: &ContainerNames) {
     }
 }
 
+/// The first socket that somebody listens on.
+async fn reachable<'a>(sockets: &'a [PathBuf], said_failed: &mut bool) -> Option<&'a Path> {
+    for socket in sockets {
+        match tokio::net::UnixStream::connect(socket).await {
+            Ok(_) => return Some(socket),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            Err(error) if !*said_failed => {
+                warn!("cannot open the container engine's socket {}: {error}; containers keep their ids for names", socket.display());
+                *said_failed = true;
+            }
+            Err(_) => {}
+        }
+    }
+    None
+}
+
 /// Returns only when something failed or the engine ended the stream.
 async fn list_and_follow(pace: Pace, socket: &Path, names: &ContainerNames) -> anyhow::Result<std::convert::Infallible> {
     let client = reqwest::Client::builder()
@@ -265,62 +287,104 @@ async fn list_and_follow(pace: Pace, socket: &Path, names: &ContainerNames) -> a
         .context("making an HTTP client")?;
     // Events from before the list are told again, so that nothing between the two is missed; applying one twice changes nothing.
     let since_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().saturating_sub(1);
-    let table = tokio::time::timeout(pace.list_timeout, list(&client)).await.context("listing containers: no answer in time")??;
-    names.replace(table);
-    names.lists.fetch_add(1, Ordering::Relaxed);
+    list(pace, &client, names).await?;
+    let mut listed = Instant::now();
 
     let since = since_s.to_string();
     let url =
         reqwest::Url::parse_with_params("http://localhost/events", [("since", since.as_str()), ("filters", r#"{"type":["container"]}"#)])
             .context("making the address of the engine's events")?;
     // No timeout from here on: podman answers with the first event only, and a quiet engine is no failure.
-    let mut answer = client.get(url).send().await.context("asking for events")?;
-    if !answer.status().is_success() {
-        bail!("asking for events: the engine answered {}", answer.status());
-    }
+    let mut asked = pin!(client.get(url).send());
+    let mut answer = None;
     let mut line = Vec::new();
-    while let Some(chunk) = answer.chunk().await.context("reading events")? {
-        for piece in chunk.split_inclusive(|&byte| byte == b'\n') {
-            line.extend_from_slice(piece);
-            if line.len() > EVENT_BYTES_MAX {
-                bail!("reading events: one of more than {EVENT_BYTES_MAX} bytes");
+    // When to list again.
+    let mut due = None;
+    loop {
+        let chunk = async {
+            let open = match &mut answer {
+                Some(open) => open,
+                None => answer.insert(asked.as_mut().await.context("asking for events")?),
+            };
+            if !open.status().is_success() {
+                bail!("asking for events: the engine answered {}", open.status());
             }
-            if line.ends_with(b"\n") {
-                if !line.trim_ascii().is_empty() {
-                    names.apply(&line);
-                }
-                line.clear();
+            open.chunk().await.context("reading events")?.context("the engine ended its events")
+        };
+        tokio::select! {
+            chunk = chunk => apply_lines(&chunk?, &mut line, names)?,
+            () = names.is_short.notified(), if due.is_none() => due = Some(listed + pace.between_lists),
+            () = tokio::time::sleep_until(due.unwrap_or(listed)), if due.is_some() => {
+                list(pace, &client, names).await?;
+                (listed, due) = (Instant::now(), None);
             }
         }
     }
-    bail!("the engine ended its events")
 }
 
-async fn list(client: &reqwest::Client) -> anyhow::Result<NameTable> {
-    let mut answer = client.get("http://localhost/containers/json?all=1").send().await.context("listing containers")?;
+/// Applies the events that are whole; `line` is the begin of the next one.
+fn apply_lines(chunk: &[u8], line: &mut Vec<u8>, names: &ContainerNames) -> anyhow::Result<()> {
+    for piece in chunk.split_inclusive(|&byte| byte == b'\n') {
+        line.extend_from_slice(piece);
+        if line.len() > EVENT_BYTES_MAX {
+            bail!("reading events: one of more than {EVENT_BYTES_MAX} bytes");
+        }
+        if line.ends_with(b"\n") {
+            if !line.trim_ascii().is_empty() {
+                names.apply(line);
+            }
+            line.clear();
+        }
+    }
+    Ok(())
+}
+
+/// Puts all containers that the engine has into the table.
+async fn list(pace: Pace, client: &reqwest::Client, names: &ContainerNames) -> anyhow::Result<()> {
+    let wanted = names.take_wanted();
+    let table = async {
+        let listed: Vec<Listed> = ask(client, "/containers/json?all=1").await.context("listing containers")?;
+        let mut table: NameTable = HashMap::new();
+        let mut unnamed = Vec::new();
+        for container in listed.into_iter().take(NAMES_MAX) {
+            let id = container.id.clone();
+            let Some(name) = container.into_name() else { continue };
+            if name.image.as_deref().is_some_and(is_image_id) {
+                unnamed.push(id.clone());
+            }
+            table.insert(id, Arc::new(name));
+        }
+        if !unnamed.is_empty() {
+            // Images without a name are no reason to have no names of containers.
+            let images: Vec<Image> = ask(client, "/images/json").await.unwrap_or_default();
+            for id in unnamed {
+                let Some(name) = table.get_mut(&id).map(Arc::make_mut) else { continue };
+                let known = name.image.as_ref().and_then(|image| images.iter().find_map(|known| known.name_of(image)));
+                name.image = known.cloned().or(name.image.take());
+            }
+        }
+        anyhow::Ok(table)
+    };
+    let table = tokio::time::timeout(pace.list_timeout, table).await.context("listing containers: no answer in time")??;
+    names.replace(table);
+    names.leave_out(wanted);
+    names.lists.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+async fn ask<T: DeserializeOwned>(client: &reqwest::Client, target: &str) -> anyhow::Result<T> {
+    let mut answer = client.get(format!("http://localhost{target}")).send().await?;
     if !answer.status().is_success() {
-        bail!("listing containers: the engine answered {}", answer.status());
+        bail!("the engine answered {}", answer.status());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.context("listing containers")? {
+    while let Some(chunk) = answer.chunk().await? {
         if body.len() + chunk.len() > LIST_BYTES_MAX {
-            bail!("listing containers: more than {LIST_BYTES_MAX} bytes");
+            bail!("more than {LIST_BYTES_MAX} bytes");
         }
         body.extend_from_slice(&chunk);
     }
-    let listed: Vec<Listed> = serde_json::from_slice(&body).context("listing containers: reading the answer")?;
-    Ok(listed
-        .into_iter()
-        .take(NAMES_MAX)
-        .filter_map(|container| Some((container.id, Arc::new(named(container.names?, container.image)?))))
-        .collect())
-}
-
-/// A container's own name, rather than the names that legacy links give it (`/web/database`).
-fn named(names: Vec<String>, image: Option<String>) -> Option<ContainerName> {
-    let bare = |name: &String| name.trim_start_matches('/').to_owned();
-    let own = names.iter().map(bare).find(|name| !name.is_empty() && !name.contains('/'))?;
-    Some(ContainerName { name: own, image, compose: None })
+    serde_json::from_slice(&body).context("reading the answer")
 }
 
 /// Between half and all of `pause`, so that the agents of many hosts do not act at once.

@@ -11,6 +11,7 @@ const QUICK: Pace = Pace {
     absent: Duration::from_millis(5),
     first_retry: Duration::from_millis(2),
     longest_retry: Duration::from_millis(20),
+    between_lists: Duration::from_millis(1),
     list_timeout: Duration::from_secs(1),
 };
 
@@ -112,9 +113,10 @@ fn with_engine(replies: Vec<Reply>, test: impl AsyncFnOnce(&mut Bed)) {
         let (seen, requests) = mpsc::unbounded_channel();
         let mut bed = Bed { names: Arc::default(), requests };
         let names = Arc::clone(&bed.names);
+        let sockets = [directory.path().join("absent.sock"), socket];
         tokio::select! {
             () = engine(listener, replies, seen) => {}
-            () = watch_at(QUICK, &socket, &names, std::future::pending()) => {}
+            () = watch_at(QUICK, &sockets, &names, std::future::pending()) => {}
             () = test(&mut bed) => {}
         }
     });
@@ -213,7 +215,7 @@ fn finds_an_engine_that_starts_late_and_stops_when_told() {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let names = Arc::clone(&bed.names);
         let path = socket.clone();
-        let watcher = tokio::spawn(async move { watch_at(QUICK, &path, &names, async { _ = stopped.await }).await });
+        let watcher = tokio::spawn(async move { watch_at(QUICK, &[path], &names, async { _ = stopped.await }).await });
         tokio::time::sleep(QUICK.absent * 3).await;
         assert_eq!(bed.names.counts(), ContainerCounts::default(), "an absent engine is no failure");
 
@@ -236,6 +238,73 @@ fn a_generation_tells_of_each_change_and_only_of_changes() {
     assert_eq!(names.generation(), first);
     names.apply(event("rename", "aa", "front").as_bytes());
     assert_ne!(names.generation(), first);
+}
+
+/// The list at the begin was made before the container, and its event has not come.
+#[test]
+fn a_container_that_is_met_before_its_event_is_looked_for_at_once() {
+    let second = r#"[{"Id":"ee","Names":["/new"],"Image":"x"}]"#;
+    with_engine(vec![ok(WEB), Reply::Stream(vec![]), ok(second)], async |bed| {
+        bed.until("a list", |names| names.counts().lists == 1).await;
+        let generation = bed.names.generation();
+        assert_eq!(bed.name("ee"), None);
+        bed.until("another list", |names| names.known("ee").is_some()).await;
+        assert_ne!(bed.names.generation(), generation);
+        bed.until("the list's end", |names| names.counts().lists == 2).await;
+        // Nobody has it: it is looked for once, and not while it is looked for.
+        let nobody = || bed.names.missing.lock().unwrap().absent.contains("another engine's");
+        assert_eq!((bed.name("another engine's"), bed.name("another engine's"), nobody()), (None, None, false));
+        assert_eq!(bed.names.missing.lock().unwrap().wanted.len(), 1);
+    });
+}
+
+#[test]
+fn what_no_list_has_is_not_looked_for_again() {
+    let replies = vec![ok(WEB), Reply::Stream(vec![]), ok(WEB), Reply::Silence];
+    with_engine(replies, async |bed| {
+        bed.until("a list", |names| names.counts().lists == 1).await;
+        let generation = bed.names.generation();
+        assert_eq!(bed.name("other"), None);
+        bed.until("another list", |names| names.counts().lists == 2).await;
+        assert!(!bed.names.want("other"));
+        assert_eq!(bed.names.generation(), generation, "nothing is known better");
+        for number in 0..WANTED_MAX + 9 {
+            bed.names.want(&number.to_string());
+        }
+        assert_eq!(bed.names.take_wanted().len(), WANTED_MAX);
+        for round in 0..ABSENT_MAX {
+            bed.names.leave_out(HashSet::from([round.to_string()]));
+        }
+        assert!(bed.names.missing.lock().unwrap().absent.len() <= ABSENT_MAX);
+    });
+}
+
+#[test]
+fn an_image_that_stands_there_by_its_id_is_called_by_its_name() {
+    let list = r#"[{"Id":"aa","Names":["/web"],"Image":"sha256:0123456789ab"},{"Id":"bb","Names":["/old"],"Image":"sha256:99"}]"#;
+    let images = r#"[{"Id":"sha256:0123456789abcdef","RepoTags":["shop/web:7"]}]"#;
+    let event = event("create", "cc", "late").replace("nginx:1", "sha256:01234567");
+    let replies =
+        vec![ok(list), ok(images), Reply::Stream(vec![event]), ok(list.replace("sha256:99", "x")), Reply::Answer("500 No", "".into())];
+    with_engine(replies, async |bed| {
+        bed.until("a list", |names| names.counts().lists == 1).await;
+        let image = |id: &str| bed.names.known(id).and_then(|known| known.image.clone());
+        assert_eq!((image("aa").as_deref(), image("bb").as_deref()), (Some("shop/web:7"), Some("sha256:99")));
+        // The event's image sends the watcher back to the list; without an answer about images ids remain.
+        bed.until("another list", |names| names.counts().lists == 2).await;
+        assert_eq!((image("aa").as_deref(), image("bb").as_deref()), (Some("sha256:0123456789ab"), Some("x")));
+    });
+}
+
+#[test]
+fn events_tell_of_compose_and_keep_it_through_a_rename() {
+    let names = ContainerNames::default();
+    let labels = r#""com.docker.compose.project":"shop","com.docker.compose.service":"web","name""#;
+    names.apply(event("create", "aa", "shop-web-1").replace(r#""name""#, labels).as_bytes());
+    let compose = Some(Compose { project: "shop".into(), service: "web".into() });
+    assert_eq!(names.get("aa").unwrap().compose, compose);
+    names.apply(event("rename", "aa", "front").as_bytes());
+    assert_eq!((names.get("aa").unwrap().name.as_str(), names.get("aa").unwrap().compose.clone()), ("front", compose));
 }
 
 #[test]

@@ -71,6 +71,37 @@ pub enum Detail {
     Pod,
 }
 
+/// Where the engine listens that names containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum Engine {
+    /// Docker, else podman, wherever one is there.
+    Auto,
+    None,
+    At(PathBuf),
+}
+
+impl Engine {
+    /// The sockets to look at, in this order.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        match self {
+            Engine::Auto => ["/var/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from).into(),
+            Engine::None => Vec::new(),
+            Engine::At(path) => vec![path.clone()],
+        }
+    }
+}
+
+impl From<Engine> for String {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => "auto".to_owned(),
+            Engine::None => "none".to_owned(),
+            Engine::At(path) => path.display().to_string(),
+        }
+    }
+}
+
 /// From this level on messages are logged; ordered from silent to talkative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -224,6 +255,17 @@ pub fn path() -> Kind<PathBuf> {
     single("a path", |word| (!word.is_empty()).then(|| PathBuf::from(word)), |path| path.display().to_string())
 }
 
+/// The socket of a container engine.
+pub fn engine() -> Kind<Engine> {
+    let read = |word: &str| match word {
+        "" => None,
+        "auto" => Some(Engine::Auto),
+        "none" => Some(Engine::None),
+        path => Some(Engine::At(PathBuf::from(path))),
+    };
+    single("auto, none, or a path", read, |engine| engine.clone().into())
+}
+
 /// A value, or a word for its absence.
 pub fn optional<T: 'static>(absent: &'static str, kind: Kind<T>) -> Kind<Option<T>> {
     let Kind { allowed, many, read, write } = kind;
@@ -290,6 +332,19 @@ mod tests {
         assert_eq!((listen.read)(&[":80"]), Some(Some(SocketAddr::from(([0, 0, 0, 0], 80)))));
         assert_eq!((listen.read)(&["localhost"]), None);
         assert_eq!((listen.write)(&None), ["none"]);
+    }
+
+    #[test]
+    fn an_engine_is_a_path_or_one_of_two_words() {
+        for (word, engine) in [("auto", Engine::Auto), ("none", Engine::None), ("/a/b.sock", Engine::At("/a/b.sock".into()))] {
+            assert_eq!(
+                (engine.clone(), (super::engine().write)(&engine)),
+                ((super::engine().read)(&[word]).unwrap(), vec![word.to_owned()])
+            );
+        }
+        assert_eq!((super::engine().read)(&[""]), None);
+        assert!(Engine::None.sockets().is_empty());
+        assert_eq!(Engine::Auto.sockets()[0], PathBuf::from("/var/run/docker.sock"), "Docker first");
     }
 
     #[test]

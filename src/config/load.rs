@@ -230,7 +230,7 @@ mod tests {
             pid: vec![1, 2],
             listen: Some("[::1]:80".parse().unwrap()),
             btf: Some(PathBuf::from("/a b/#c: \"d\\.btf")),
-            docker_socket: None,
+            docker_socket: crate::config::Engine::At(PathBuf::from("/a b/engine.sock")),
             idle_after: std::time::Duration::from_millis(1500),
             ..Config::default()
         };

@@ -11,8 +11,8 @@ mod yaml;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use kind::{Detail, Hooks, Kubernetes, LogLevel, Output, Raw, Sides};
-use kind::{choice, duration, list, number, optional, path, power_of_two, size, socket_address, text};
+pub use kind::{Detail, Engine, Hooks, Kubernetes, LogLevel, Output, Raw, Sides};
+use kind::{choice, duration, engine, list, number, optional, path, power_of_two, size, socket_address, text};
 pub use load::{Effective, Error, Origin, Sources};
 pub use table::Setting;
 
@@ -80,8 +80,8 @@ table::settings! {
         max_connections: u32 = 65536, number(16..=4 << 20), "N";
         /// File to take field offsets (BTF) from; the kernel must carry BTF of its own all the same. none takes /sys/kernel/btf/vmlinux
         btf: Option<PathBuf> = None, optional("none", path()), "FILE";
-        /// Docker socket that names containers; none asks nobody
-        docker_socket: Option<PathBuf> = Some(PathBuf::from("/var/run/docker.sock")), optional("none", path()), "FILE";
+        /// Socket of the engine that names containers: auto takes Docker's or podman's, whichever is there; none asks nobody
+        docker_socket: Engine = Engine::Auto, engine(), "FILE";
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Report {
 /// Asks the kernel and judges. `trial` loads and attaches the programs and lets them go again, with what became of each; it is called
 /// where the features say that it can work.
 pub fn examine(config: &Config, trial: impl FnOnce() -> Result<Vec<(String, Health)>>) -> Report {
-    judge(Features::probe(config.btf.as_deref(), config.docker_socket.as_deref()), config.hooks, trial)
+    judge(Features::probe(config.btf.as_deref(), &config.docker_socket.sockets()), config.hooks, trial)
 }
 
 fn judge(features: Features, wanted: Hooks, trial: impl FnOnce() -> Result<Vec<(String, Health)>>) -> Report {
@@ -213,9 +213,10 @@ fn surroundings(features: &Features, findings: &mut Vec<Finding>) {
         Some(path) => (State::Ok, path.display().to_string()),
         None => (State::Absent, "no socket".to_owned()),
     };
-    let remedy = "only where the engine is Docker; in a container: docker run -v /var/run/docker.sock:/var/run/docker.sock:ro; \
+    let remedy = "only where the engine is Docker or podman; in a container: docker run -v /var/run/docker.sock:/var/run/docker.sock:ro; \
                   where the socket is elsewhere: --docker-socket PATH";
-    push(findings, "Surroundings", "Docker", state, &found, Some(("names and images of Docker containers; ids remain", remedy)));
+    let cost = "names and images of containers of Docker and podman; ids remain";
+    push(findings, "Surroundings", "Docker", state, &found, Some((cost, remedy)));
 }
 
 /// `otherwise` (cost, remedy) is told only where something is not there or unknown.

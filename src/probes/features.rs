@@ -85,7 +85,7 @@ pub struct Features {
     pub bpf_call: Option<bool>,
     /// What CAP_SYS_PTRACE grants works. `Some(false)`: refused although it is held, as AppArmor does. Unknown without it.
     pub reads_processes: Option<bool>,
-    /// The Docker socket, where there is one.
+    /// The socket of Docker or podman, where there is one.
     pub docker_socket: Option<PathBuf>,
 }
 
@@ -108,8 +108,8 @@ const HOST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 impl Features {
     /// Asks the kernel. Never fails: what cannot be asked is absent or unknown.
     ///
-    /// `btf` is the file of `--btf`; `docker_socket` where the socket is looked for.
-    pub fn probe(btf: Option<&Path>, docker_socket: Option<&Path>) -> Self {
+    /// `btf` is the file of `--btf`; `engines` where the socket of a container engine is looked for.
+    pub fn probe(btf: Option<&Path>, engines: &[PathBuf]) -> Self {
         let (kernel, architecture) = nix::sys::utsname::uname().map_or_else(
             |_| (String::new(), String::new()),
             |uname| (uname.release().to_string_lossy().into_owned(), uname.machine().to_string_lossy().into_owned()),
@@ -155,9 +155,7 @@ impl Features {
             host_network_namespace: if host_pid_namespace == Some(true) { privileges::host_network_namespace(proc) } else { None },
             bpf_call: None,
             reads_processes: if ptrace { privileges::reads_processes(proc) } else { None },
-            docker_socket: docker_socket
-                .filter(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket()))
-                .map(Path::to_path_buf),
+            docker_socket: engines.iter().find(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())).cloned(),
             kernel,
             architecture,
             capabilities,
@@ -393,7 +391,7 @@ pub(crate) mod tests {
 
     #[test]
     fn probing_without_any_privilege_or_file_still_answers() {
-        let features = Features::probe(Some(Path::new("/nonexistent.btf")), None);
+        let features = Features::probe(Some(Path::new("/nonexistent.btf")), &[]);
         assert!(features.kernel.starts_with(|first: char| first.is_ascii_digit()), "{features:?}");
         assert_eq!(features.tracepoints.len(), TRACEPOINTS.len());
         assert!(features.btf_error.as_ref().is_some_and(|error| error.contains("/nonexistent.btf")), "{features:?}");
