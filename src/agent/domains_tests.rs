@@ -81,6 +81,53 @@ fn a_far_server_is_called_what_dns_called_its_address() {
     assert_eq!(server(&mut worker), ["domain", "a.test", "192.0.2.10"]);
 }
 
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: Cart.test:8080\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+fn fetch(worker: &mut Worker, id: u64, ends: [Endpoint; 2], request: &[u8]) {
+    open(worker, id, 10, ends, Role::Client);
+    say(worker, id, Direction::Sent, request);
+    say(worker, id, Direction::Received, OK);
+}
+
+#[test]
+fn a_far_server_is_called_by_the_host_of_the_first_request_where_nobody_knows_better() {
+    let mut worker = worker();
+    fetch(&mut worker, 256, [NEAR, FAR], GET);
+    assert_eq!(server(&mut worker), ["domain", "cart.test", "192.0.2.10"]);
+    // One connection, one name.
+    let other = b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n".as_slice();
+    for (direction, bytes) in [(Direction::Sent, other), (Direction::Received, OK)] {
+        let offset = if direction == Direction::Sent { GET.len() } else { OK.len() } as u64;
+        feed(&mut worker, 256, 10, Body::Data { direction, offset, size: bytes.len() as u32, unread: false, payload: bytes });
+    }
+    assert_eq!(server(&mut worker), ["domain", "cart.test", "192.0.2.10"]);
+    // An address is no name.
+    let port = |port| Endpoint { port, ..NEAR };
+    fetch(&mut worker, 512, [port(2), FAR], b"GET / HTTP/1.1\r\nHost: 192.0.2.10\r\n\r\n");
+    assert_eq!(server(&mut worker)[0], "address");
+    // A proxy is not who is asked for through it.
+    fetch(&mut worker, 768, [port(3), FAR], b"GET http://cart.test/ HTTP/1.1\r\nHost: cart.test\r\n\r\n");
+    assert_eq!(server(&mut worker)[0], "address");
+    // DNS knows better.
+    ask(&mut worker);
+    fetch(&mut worker, 1024, [port(4), FAR], GET);
+    assert_eq!(server(&mut worker), ["domain", "a.test", "192.0.2.10"]);
+}
+
+#[test]
+fn a_server_is_not_named_by_its_clients_requests() {
+    let mut worker = worker();
+    open(&mut worker, 256, 0, [NEAR, FAR], Role::Server);
+    say(&mut worker, 256, Direction::Received, GET);
+    say(&mut worker, 256, Direction::Sent, OK);
+    assert_eq!(server(&mut worker), ["address", "192.0.2.1", "192.0.2.1"]);
+    // Loopback is this host, whatever it is called.
+    let near = |port| Endpoint { address: [127, 0, 0, 1].into(), port };
+    fetch(&mut worker, 512, [near(40_000), near(80)], GET);
+    assert_eq!(server(&mut worker), ["address", "127.0.0.1", "127.0.0.1"]);
+}
+
 #[test]
 fn a_name_is_of_the_time_when_the_connection_opened() {
     let mut worker = worker();

@@ -52,13 +52,15 @@ pub struct About {
     pub(super) dialled: Option<Box<Dialled>>,
     /// What DNS called the remote address.
     domain: Option<Arc<str>>,
-    /// What the client's hello of TLS named.
+    /// What the client's hello of TLS named, or its first request of HTTP.
     hello: Option<Box<Hello>>,
 }
 
 #[derive(Default)]
 struct Hello {
     server_name: Option<Arc<str>>,
+    /// Of a client's connection only.
+    host: Option<Arc<str>>,
     alpn: Option<Box<str>>,
 }
 
@@ -236,8 +238,12 @@ impl About {
 
     /// What the client calls the server.
     fn domain(&self) -> Option<&Arc<str>> {
-        let named = self.hello.as_ref().and_then(|hello| hello.server_name.as_ref());
-        named.or_else(|| self.domain.as_ref().filter(|_| !self.is_server()))
+        let hello = self.hello.as_ref();
+        let by_itself = || {
+            let host = || hello.and_then(|hello| hello.host.as_ref());
+            self.domain.as_ref().or_else(host).filter(|_| !self.is_server())
+        };
+        hello.and_then(|hello| hello.server_name.as_ref()).or_else(by_itself)
     }
 
     fn is_server(&self) -> bool {
@@ -652,6 +658,15 @@ impl Sink for Out<'_> {
         let name = around.domains.admit(&name).unwrap_or(name);
         about.hello.get_or_insert_default().server_name = Some(name);
         about.unsettle();
+    }
+
+    /// The least of names: anybody may send any. Once a connection, and before its first exchange.
+    fn host(&mut self, name: &str) {
+        let about = &mut *self.about;
+        if !about.is_server() && about.domain().is_none() && !about.tuple.remote.address.is_loopback() {
+            about.hello.get_or_insert_default().host = Some(name.into());
+            about.unsettle();
+        }
     }
 
     fn alpn(&mut self, protocols: &str) {

@@ -208,6 +208,10 @@ impl Sink for Tap<'_> {
         self.out.server_name(name);
     }
 
+    fn host(&mut self, name: &str) {
+        self.out.host(name);
+    }
+
     fn alpn(&mut self, protocols: &str) {
         self.out.alpn(protocols);
     }

@@ -6,6 +6,7 @@
 pub mod amqp;
 pub mod dns;
 pub mod grpc;
+pub mod host;
 pub mod http1;
 pub mod http2;
 pub mod mysql;
@@ -89,6 +90,10 @@ pub trait Sink {
 
     /// The client named the server of this connection (TLS server name): what to call an end of which only the address is known.
     fn server_name(&mut self, _name: &str) {}
+
+    /// The client's first request named its server by this domain (Host, `:authority`), in lower case and without a port; at most once a
+    /// connection.
+    fn host(&mut self, _name: &str) {}
 
     /// The application protocols that the client offers inside TLS, in its order: "h2,http/1.1".
     fn alpn(&mut self, _protocols: &str) {}

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     model::{Flow, Protocol, Protocols},
-    protocols::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step, websocket},
+    protocols::{At, Capture, Definition, Likeness, Loss, Opening, Parser, Sink, Step, host, websocket},
 };
 
 pub const DEFINITION: Definition = Definition::stream(Protocol::Http, likeness, parser);
@@ -32,6 +32,14 @@ fn likeness(flow: Flow, bytes: &[u8]) -> Likeness {
 
 fn parser(opening: Opening) -> Box<dyn Parser> {
     Box::new(Http1::new(opening))
+}
+
+/// Any other target than a path is for a proxy: the server is not the one that it names (RFC 9112 section 3.2).
+fn tell_host(head: &head::RequestHead<'_>, out: &mut dyn Sink) {
+    let host = head.host.filter(|_| head.target.starts_with(b"/") || head.target == b"*");
+    if let Some(name) = host.and_then(host::domain) {
+        out.host(&name);
+    }
 }
 
 /// What the next bytes of a flow are.
@@ -79,6 +87,8 @@ struct Http1 {
     /// A whole head was seen: the connection speaks HTTP.
     understood: bool,
     adopted: bool,
+    /// A request was seen: who the server is was told, or nobody knows.
+    asked: bool,
     /// What follows the requests that were seen is another protocol's.
     switched: bool,
     raw: Protocols,
@@ -96,6 +106,7 @@ impl Http1 {
             pairing: Pairing::new(adopted, opening.shows(Protocol::Http)),
             understood: false,
             adopted,
+            asked: false,
             switched: false,
             raw,
             successor: None,
@@ -221,6 +232,9 @@ impl Http1 {
 
     fn request(&mut self, head: head::RequestHead<'_>, length: usize, bytes: &[u8], at: At, out: &mut dyn Sink) -> Step {
         self.understood = true;
+        if !std::mem::replace(&mut self.asked, true) {
+            tell_host(&head, out);
+        }
         let response = match self.place(Flow::Response) {
             Place::Head | Place::Undecided(_) => ResponseFlow::Idle,
             Place::Lost => ResponseFlow::Lost,

@@ -33,6 +33,7 @@ fn reports_what_a_request_and_its_response_say() {
     assert_eq!(exchange.text("http.request.method"), Some("GET"));
     assert_eq!(exchange.int("http.response.status_code"), Some(200));
     assert_eq!((exchange.text("server.address"), exchange.int("server.port")), (Some("shop"), Some(8080)));
+    assert_eq!(talk.seen.hosts, ["shop"]);
     assert_eq!(exchange.text("user_agent.original"), Some("curl/8"));
     assert_eq!(exchange.text("traceparent"), Some("00-ab-cd-01"));
     assert_eq!(exchange.text("network.protocol.version"), Some("1.1"));

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{Flags, Flow, Protocols},
-    protocols::{At, Loss, Opening, Sink, grpc},
+    protocols::{At, Loss, Opening, Sink, grpc, host},
 };
 
 /// A header block and what its first frame says of it.
@@ -38,6 +38,8 @@ pub struct Session {
     head: Head,
     raw: Protocols,
     adopted: bool,
+    /// A request was seen: who the server is was told, or nobody knows.
+    told: bool,
     /// The highest stream that the client opened.
     last_asked: u32,
     /// Since that one, nothing of the request flow was missed.
@@ -52,6 +54,15 @@ pub struct Session {
     gone: Option<(u32, u32)>,
 }
 
+/// A client of a proxy names another one than its server, which only CONNECT tells.
+fn tell_host(head: &Head, out: &mut dyn Sink) {
+    let is_connect = head.get(Name::Method) == Some(b"CONNECT");
+    let host = [Name::Authority, Name::Host].into_iter().find_map(|name| head.get(name).filter(|_| head.is_whole(name)));
+    if let Some(name) = host.filter(|_| !is_connect).and_then(host::domain) {
+        out.host(&name);
+    }
+}
+
 impl Session {
     pub fn new(opening: Opening) -> Self {
         let complete = !opening.adopted;
@@ -61,6 +72,7 @@ impl Session {
             head: Head::default(),
             raw: opening.raw,
             adopted: opening.adopted,
+            told: false,
             last_asked: 0,
             continuous: complete,
             unasked: 0,
@@ -72,6 +84,7 @@ impl Session {
 
     /// Stream 1 is the request that asked for this protocol, and whole.
     pub fn upgraded(&mut self, adopted: bool, request: &UpgradedRequest<'_>) {
+        self.told = true;
         self.adopted = adopted;
         let mut head = Head::default();
         head.field(Name::Method, request.method, true);
@@ -196,6 +209,9 @@ impl Session {
                     out.lost(Loss::ParseGap);
                 }
                 return;
+            }
+            if !std::mem::replace(&mut self.told, true) {
+                tell_host(head, out);
             }
             let Some(slot) = self.open_asked(found, stream, last_ns, out) else { return };
             self.ask(slot, block, head, out);

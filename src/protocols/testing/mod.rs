@@ -93,6 +93,7 @@ pub struct Collected {
     pub captures: Vec<Capture>,
     pub losses: Vec<Loss>,
     pub server_names: Vec<String>,
+    pub hosts: Vec<String>,
     pub alpn: Vec<String>,
     /// Name, address, seconds.
     pub resolved: Vec<(String, IpAddr, u32)>,
@@ -113,6 +114,10 @@ impl Sink for Collected {
 
     fn server_name(&mut self, name: &str) {
         self.server_names.push(name.to_owned());
+    }
+
+    fn host(&mut self, name: &str) {
+        self.hosts.push(name.to_owned());
     }
 
     fn alpn(&mut self, protocols: &str) {

@@ -39,6 +39,7 @@ fn reports_what_a_request_and_its_response_say() {
     assert_eq!(exchange.text("url.path"), Some("/a"));
     assert_eq!(exchange.int("http.response.status_code"), Some(200));
     assert_eq!((exchange.text("server.address"), exchange.int("server.port")), (Some("shop"), Some(8080)));
+    assert_eq!(talk.seen.hosts, ["shop"]);
     assert_eq!(exchange.text("user_agent.original"), Some("curl/8"));
     assert_eq!(exchange.text("traceparent"), Some("00-ab-cd-01"));
     assert_eq!(exchange.text("network.protocol.version"), Some("2"));
@@ -182,6 +183,7 @@ fn connect_ends_with_its_answer_and_what_follows_is_not_read() {
     talk.response(frame(HEADERS, END_HEADERS, 1, fields(&[(":status", "200")])));
     talk.request(frame(DATA, 0, 1, "anything")).response(frame(DATA, END_STREAM, 1, "anything")).close();
     assert_eq!(talk.summaries(), ["CONNECT db:5432 200"]);
+    assert!(talk.seen.hosts.is_empty(), "a proxy is not who is asked for through it");
     assert_eq!(one(&talk).flags, Flags::default());
 }
 
