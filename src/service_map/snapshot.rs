@@ -56,7 +56,7 @@ impl Edge {
             side = Side::ALL.into_iter().find(|side| counts(*side).is_some()).unwrap_or(side);
         }
         let of_requests = counts(side);
-        let of_bytes = most(|counts| counts.connections.bytes_sent + counts.connections.bytes_received).and_then(counts);
+        let of_bytes = most(|counts| counts.connections.bytes_sent.saturating_add(counts.connections.bytes_received)).and_then(counts);
         Self {
             side,
             requests: of_requests.map_or(0, SideCounts::requests),
