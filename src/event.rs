@@ -123,6 +123,13 @@ pub enum Body<'a> {
     Fork {
         child: u32,
     },
+    /// A control group was made, got another name, or was removed.
+    Cgroup {
+        id: u64,
+        /// From the root of its hierarchy, with a leading `/`; empty where it is not known.
+        path: &'a [u8],
+        removed: bool,
+    },
     Counters(Totals),
     Tick,
     /// Connections that no event named since `since_ns` are gone.
@@ -201,11 +208,13 @@ const TICK: u8 = types::event_kind::EVENT_TICK.0 as u8;
 const SWEEP: u8 = types::event_kind::EVENT_SWEEP.0 as u8;
 const UDP_OPEN: u8 = types::event_kind::EVENT_UDP_OPEN.0 as u8;
 const DATAGRAM: u8 = types::event_kind::EVENT_DATAGRAM.0 as u8;
+const CGROUP: u8 = types::event_kind::EVENT_GROUP.0 as u8;
 
 const SENT: u8 = types::event_flag::EVENT_SENT.0 as u8;
 const ADOPTED: u8 = types::event_flag::EVENT_ADOPTED.0 as u8;
 const CLOSED: u8 = types::event_flag::EVENT_CLOSED.0 as u8;
 const UNREAD: u8 = types::event_flag::EVENT_UNREAD.0 as u8;
+const REMOVED: u8 = types::event_flag::EVENT_REMOVED.0 as u8;
 
 /// The length that a record gives for itself: how far to the next one. `None` if there is no whole record at the front.
 pub fn record_len(bytes: &[u8]) -> Option<usize> {
@@ -338,6 +347,11 @@ impl<'a> Event<'a> {
                 let fork: types::fork_event = copy(bytes)?;
                 Body::Fork { child: fork.child }
             }
+            CGROUP => {
+                let cgroup: types::cgroup_event = copy(bytes)?;
+                let path = bytes.get(size_of::<types::cgroup_event>()..raw.length as usize).ok_or(DecodeError::Short(bytes.len()))?;
+                Body::Cgroup { id: cgroup.cgroup_id, path, removed: has(REMOVED) }
+            }
             COUNTERS => {
                 let counters: types::counters_event = copy(bytes)?;
                 Body::Counters(Totals {
@@ -462,6 +476,12 @@ impl<'a> Event<'a> {
             }
             Body::Exit => put!(EXIT, 0, exit_event {}),
             Body::Fork { child } => put!(FORK, 0, fork_event { child: child }),
+            Body::Cgroup { id, path, removed } => {
+                let length = size_of::<types::cgroup_event>() + path.len();
+                let record = types::cgroup_event { header: header(CGROUP, if removed { REMOVED } else { 0 }, length), cgroup_id: id };
+                out.extend_from_slice(plain_bytes(&record));
+                out.extend_from_slice(path);
+            }
             Body::Counters(totals) => {
                 put!(
                     COUNTERS,

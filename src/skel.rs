@@ -33,6 +33,7 @@ plain! {
     sweep_event: 40,
     udp_open_event: 112,
     datagram_event: 72,
+    cgroup_event: 40,
     socket_tuple: 40,
     conn: 168,
     capture_wish: 24,

@@ -81,17 +81,20 @@ pub fn record(config: &Config, file: &Path) -> Result<Exit> {
 
 /// Loads and attaches, and lets go again: what a trial says of each program.
 pub fn trial(config: &Config) -> Result<Vec<(String, Health)>> {
-    let family = family(config)?;
-    Ok(load(config, family, None)?.health().to_vec())
+    let (features, family) = ground(config)?;
+    Ok(load(config, &features, family, None)?.health().to_vec())
 }
 
-fn family(config: &Config) -> Result<HookFamily> {
+/// What the kernel offers, and the hooks that were chosen for it.
+fn ground(config: &Config) -> Result<(Features, HookFamily)> {
     let features = Features::probe(config.btf.as_deref(), &config.docker_socket.sockets());
-    choose_hooks(&features, config.hooks)
-        .map_err(|refusal| Failure::unobservable(anyhow!("{refusal}; `remora doctor` says what each part costs and what to do")).into())
+    match choose_hooks(&features, config.hooks) {
+        Ok(family) => Ok((features, family)),
+        Err(refusal) => Err(Failure::unobservable(anyhow!("{refusal}; `remora doctor` says what each part costs and what to do")).into()),
+    }
 }
 
-fn load(config: &Config, family: HookFamily, own_port: Option<u16>) -> Result<Probes> {
+fn load(config: &Config, features: &Features, family: HookFamily, own_port: Option<u16>) -> Result<Probes> {
     Probes::load(&LoadOptions {
         family,
         btf: config.btf.clone(),
@@ -100,6 +103,9 @@ fn load(config: &Config, family: HookFamily, own_port: Option<u16>) -> Result<Pr
         watch_server: config.sides != Sides::Client,
         pids: config.pid.clone(),
         ports: config.port.clone(),
+        cgroups: features.cgroup_hierarchy,
+        cgroup_events: features.tells_cgroups(),
+        filter_cgroups: false,
         capture_len: config.capture_bytes,
         ring_bytes: config.ring_bytes,
         max_connections: config.max_connections,
@@ -108,14 +114,14 @@ fn load(config: &Config, family: HookFamily, own_port: Option<u16>) -> Result<Pr
 }
 
 fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
-    let family = family(config)?;
+    let (features, family) = ground(config)?;
     let listener = config.listen.map(bind).transpose()?;
     let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
     let (start_ns, unix_ns) = (drain::now_ns(), drain::unix_ns());
     let unix_offset_ns = unix_ns as i64 - start_ns as i64;
     // Opened before anything is attached: a file that cannot be written should cost nothing.
     let tape = recording.map(|path| open_tape(path, config, unix_ns, unix_offset_ns)).transpose()?;
-    let probes = load(config, family, own_port)?;
+    let probes = load(config, &features, family, own_port)?;
 
     let losses = Arc::new(Losses::default());
     let containers = Arc::new(ContainerNames::default());
@@ -127,11 +133,14 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let connections = Arc::new(AtomicU64::new(0));
     let host = nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned());
 
+    // After the programs were attached: a group that is made in between is seen twice rather than not at all.
+    let mut cgroups = CgroupPaths::find(proc_root, features.cgroup_hierarchy.controller.version1_name());
+    cgroups.walk(start_ns);
+
     let lines = config.output == Output::Json;
     let mut workers = Vec::new();
     for place in 0..config.workers {
-        let cgroups = CgroupPaths::find(proc_root);
-        let processes = Processes::with_cgroups(proc_root, cgroups, Arc::clone(&containers), PROCESSES_MAX);
+        let processes = Processes::new(proc_root, cgroups.clone(), Arc::clone(&containers), PROCESSES_MAX);
         let processes = processes.in_cluster(Arc::clone(&cluster));
         let (containers, cluster) = (Arc::clone(&containers), Arc::clone(&cluster));
         let source = NameSource::Host(Box::new(Host { processes, containers, cluster, conntrack: conntrack() }));
@@ -143,9 +152,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let published = Arc::new(ArcSwap::from_pointee(Published::default()));
     let mut publisher = Publisher::new(Arc::clone(&published), config, host.clone(), family.name(), Arc::clone(&losses), start_ns);
     publisher.watch(probes, Arc::clone(&connections))?;
-    if let Some(socket) = &config.docker_socket {
-        publisher.ask_engine(socket.clone(), Arc::clone(&containers));
-    }
+    publisher.ask_engine(config.docker_socket.sockets(), Arc::clone(&containers));
     let source = Source::Live(Box::new(Live {
         events: publisher.events()?,
         wake: publisher.wake()?,

@@ -151,7 +151,7 @@ impl Names {
     /// A tape that does not follow is noticed where its events are dropped, and counted there.
     fn tape(&self, sequence: u64, known: Known) {
         if let Some(tape) = &self.tape {
-            let _ = tape.try_send(Taped::Fact(Fact { sequence, known }));
+            let _ = tape.try_send(Taped::Fact(Box::new(Fact { sequence, known })));
         }
     }
 
@@ -187,6 +187,17 @@ impl Names {
     pub fn fork(&mut self, parent: u32, child: u32) {
         if let Source::Host(host) = &mut self.source {
             host.processes.observe_fork(parent, child);
+        }
+    }
+
+    /// A control group was made or got another name; or it was removed.
+    pub fn cgroup(&mut self, id: u64, path: &str, removed: bool) {
+        if let Source::Host(host) = &mut self.source {
+            if removed {
+                host.processes.cgroups().forget(id);
+            } else {
+                host.processes.cgroups().learn(id, path);
+            }
         }
     }
 

@@ -42,7 +42,8 @@ pub struct Publisher {
     idle_after_ns: u64,
     reports: Vec<Option<Report>>,
     kernel: Option<Kernel>,
-    engine: Option<(PathBuf, Arc<ContainerNames>)>,
+    /// Where engines may listen, and what they told.
+    engine: Option<(Vec<PathBuf>, Arc<ContainerNames>)>,
     watch: ServiceWatch,
     /// The kernel's counts when the programs were taken away.
     tally: Tally,
@@ -88,9 +89,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// Containers have names from the engine at this socket.
-    pub fn ask_engine(&mut self, socket: PathBuf, names: Arc<ContainerNames>) {
-        self.engine = Some((socket, names));
+    /// Containers have names from the engine at the first of these sockets that is there.
+    pub fn ask_engine(&mut self, sockets: Vec<PathBuf>, names: Arc<ContainerNames>) {
+        self.engine = Some((sockets, names));
     }
 
     pub fn events(&self) -> Result<MapHandle> {
@@ -179,10 +180,11 @@ impl Publisher {
     }
 
     fn surroundings(&self) -> Surroundings {
-        let engine = self.engine.as_ref().and_then(|(socket, names)| {
+        // A host without an engine lacks nothing.
+        let engine = self.engine.as_ref().and_then(|(sockets, names)| {
             let counts = names.counts();
-            // A host without an engine lacks nothing.
-            (counts.lists > 0 || socket.exists()).then(|| EngineHealth {
+            let socket = sockets.iter().find(|socket| socket.exists());
+            socket.or(sockets.first().filter(|_| counts.lists > 0)).map(|socket| EngineHealth {
                 socket: socket.display().to_string(),
                 containers: counts.known as u64,
                 lists: counts.lists,
@@ -227,7 +229,7 @@ impl Publisher {
             self.tally.program_missed = missed;
         }
         // Every worker sees what concerns all of them: such events are counted once.
-        let shared = [4, 6, 7, 8, 10, 11];
+        let shared = [4, 6, 7, 8, 10, 11, 14];
         let events = EVENT_NAMES
             .into_iter()
             .enumerate()

@@ -14,7 +14,8 @@ pub enum Taped {
         sequence: u64,
         bytes: Vec<u8>,
     },
-    Fact(Fact),
+    /// Rare, and large beside the others.
+    Fact(Box<Fact>),
     End {
         elapsed_ns: u64,
         lost: BTreeMap<String, u64>,

@@ -56,8 +56,10 @@ pub struct Report {
     pub last: bool,
 }
 
-pub const EVENT_NAMES: [&str; 14] =
-    ["open", "owner", "close", "fail", "listen", "data", "exec", "exit", "fork", "counters", "tick", "sweep", "udp_open", "datagram"];
+pub const EVENT_NAMES: [&str; 15] = [
+    "open", "owner", "close", "fail", "listen", "data", "exec", "exit", "fork", "counters", "tick", "sweep", "udp_open", "datagram",
+    "cgroup",
+];
 
 /// Parsers hear of the passing of time at the first tick after so long.
 const SECOND_NS: u64 = 900_000_000;
@@ -197,6 +199,7 @@ impl Worker {
             }
             Body::Exit => around.names.exit(header.pid),
             Body::Fork { child } => around.names.fork(header.pid, child),
+            Body::Cgroup { id, path, removed } => around.names.cgroup(id, &String::from_utf8_lossy(path), removed),
             Body::Tick => self.tick(header.time_ns),
             Body::Sweep { since_ns } => self.sweep(header, since_ns),
         }
@@ -363,6 +366,7 @@ fn kind(body: &Body<'_>) -> usize {
         Body::Sweep { .. } => 11,
         Body::UdpOpen { .. } => 12,
         Body::Datagram { .. } => 13,
+        Body::Cgroup { .. } => 14,
     }
 }
 

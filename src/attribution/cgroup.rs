@@ -1,53 +1,69 @@
-//! From control groups to containers: which container a cgroup path belongs to, and which path a cgroup id has.
-//! Knows nothing of processes or engines; the engine's name for a container comes from [`super::container`].
-
-use std::{
-    collections::HashMap,
-    fs,
-    os::unix::fs::{DirEntryExt, MetadataExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-
-use procfs::{FromBufRead, process::MountInfos};
+//! What the path of a control group says: which container it is of, of which pod, or which unit of systemd.
+//! Knows nothing of processes or engines; the engine's name for a container comes from [`super::container`], the path of an id from
+//! [`super::cgroup_paths`].
 
 use crate::model::Container;
 
 /// Identical for every container id that the usual engines mint: SHA-256 in hexadecimal.
 const FULL_ID_LEN: usize = 64;
-/// Longest chain of directories walked; the kernel's own limit is `cgroup.max.depth`, which nobody sets this high.
-const DEPTH_MAX: usize = 32;
-/// Directories held at once. A node of 1,000 containers has some 5,000.
-const PATHS_MAX: usize = 65_536;
-/// A miss costs a walk of the whole tree (about 2 µs a directory); not more often than this.
-const WALK_INTERVAL_NS: u64 = 500_000_000;
 
 /// What a cgroup path tells of a container; borrowed from the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CgroupContainer<'a> {
+    /// Where no more than the pod's directory is known, the name of that: `pod` and the uid.
     pub id: &'a str,
     /// docker, containerd, cri-o, podman, lxc, systemd-nspawn, garden, ecs; `kubernetes` where only the pod's directory
     /// is known and `unknown` where nothing but the id is.
     pub runtime: &'static str,
+    /// The uid of the Kubernetes pod that it runs in, as the path has it: see [`Self::pod_uid`].
+    pub pod: Option<&'a str>,
 }
 
 impl CgroupContainer<'_> {
+    /// The uid as the API server writes it: `8712f785-1a3e-41ec-a00b-e2dcc77431cb`.
+    ///
+    /// That of a static pod has 32 digits and no dashes: it is the hash of its manifest, which its mirror in the API has as the
+    /// annotation `kubernetes.io/config.hash`.
+    pub fn pod_uid(&self) -> Option<String> {
+        self.pod.map(|uid| uid.replace('_', "-"))
+    }
+
     /// The model's container, not yet named.
     pub fn to_container(self) -> Container {
-        Container { id: self.id.to_owned(), runtime: self.runtime.to_owned(), ..Container::default() }
+        Container { id: self.id.to_owned(), runtime: self.runtime.to_owned(), pod_uid: self.pod_uid(), ..Container::default() }
     }
 }
 
-/// The innermost container of a cgroup path, as `/proc/PID/cgroup` and the cgroup2 tree write it.
+/// The innermost container of a cgroup path, as `/proc/PID/cgroup` and the cgroup trees write it, and the innermost pod.
 ///
-/// Innermost, because of engines inside containers (kind, Docker in Docker): what runs there belongs to the inner one.
+/// Innermost, because of engines inside containers (kind, Docker in Docker): what runs there belongs to the inner one. An engine inside
+/// a pod has containers that the cluster does not know, but they are the pod's.
 pub fn container_of_path(path: &str) -> Option<CgroupContainer<'_>> {
+    let mut found = None;
     let mut rest = path;
     while let Some((parents, segment)) = rest.rsplit_once('/') {
-        if let Some(container) = container_of_segment(segment, parents) {
-            return Some(container);
+        found = found.or_else(|| container_of_segment(segment, parents));
+        if let Some((directory, uid)) = pod_of_segment(segment) {
+            let container = found.unwrap_or(CgroupContainer { id: directory, runtime: "kubernetes", pod: None });
+            return Some(CgroupContainer { pod: Some(uid), ..container });
         }
         rest = parents;
+    }
+    found
+}
+
+/// The systemd service that a cgroup path is of, by the name that systemctl(1) gives it: `nginx.service`.
+///
+/// None of scopes (sessions, and what a desktop starts), and none of `user@1000.service`, which is no service but a user's own systemd.
+pub fn unit_of_path(path: &str) -> Option<&str> {
+    for segment in path.rsplit('/') {
+        if segment.ends_with(".scope") || segment.starts_with("user@") {
+            return None;
+        }
+        if segment.ends_with(".service") {
+            // systemd's escape for names that the cgroup file system has taken.
+            return Some(segment.strip_prefix('_').unwrap_or(segment));
+        }
     }
     None
 }
@@ -55,11 +71,19 @@ pub fn container_of_path(path: &str) -> Option<CgroupContainer<'_>> {
 /// The container of the process whose `/proc/PID/cgroup` is `text` (cgroups(7): `hierarchy:controllers:path` a line).
 ///
 /// On hosts with both versions a container may show in one hierarchy only, so every line is asked; the unified one first.
-pub fn container_of_proc_file<'a>(text: &'a str) -> Option<CgroupContainer<'a>> {
-    let path = |line: &'a str| line.splitn(3, ':').nth(2);
-    let unified = text.lines().filter(|line| line.starts_with("0::"));
-    let others = text.lines().filter(|line| !line.starts_with("0::"));
-    unified.chain(others).filter_map(path).find_map(container_of_path)
+pub fn container_of_proc_file(text: &str) -> Option<CgroupContainer<'_>> {
+    paths_of_proc_file(text).find_map(container_of_path)
+}
+
+/// The unit of such a process; see [`unit_of_path`].
+pub fn unit_of_proc_file(text: &str) -> Option<&str> {
+    paths_of_proc_file(text).find_map(unit_of_path)
+}
+
+fn paths_of_proc_file(text: &str) -> impl Iterator<Item = &str> {
+    let is_unified = |line: &&str| line.starts_with("0::");
+    let others = text.lines().filter(move |line| !is_unified(line));
+    text.lines().filter(is_unified).chain(others).filter_map(|line| line.splitn(3, ':').nth(2))
 }
 
 fn container_of_segment<'a>(segment: &'a str, parents: &str) -> Option<CgroupContainer<'a>> {
@@ -69,15 +93,15 @@ fn container_of_segment<'a>(segment: &'a str, parents: &str) -> Option<CgroupCon
         && is_full_id(id)
     {
         let prefix = front.rsplit_once(':').map_or(front, |(_, prefix)| prefix);
-        return Some(CgroupContainer { id, runtime: runtime_of_prefix(prefix)? });
+        return Some(CgroupContainer { id, runtime: runtime_of_prefix(prefix)?, pod: None });
     }
     if is_full_id(unit) {
-        return Some(CgroupContainer { id: unit, runtime: runtime_of_parents(parents) });
+        return Some(CgroupContainer { id: unit, runtime: runtime_of_parents(parents), pod: None });
     }
     if let Some((prefix, id)) = unit.rsplit_once('-')
         && is_full_id(id)
     {
-        return Some(CgroupContainer { id, runtime: runtime_of_prefix(prefix)? });
+        return Some(CgroupContainer { id, runtime: runtime_of_prefix(prefix)?, pod: None });
     }
     container_without_full_id(segment, unit, parents)
 }
@@ -115,7 +139,7 @@ fn runtime_of_parents(parents: &str) -> &'static str {
 /// Engines that name their containers otherwise.
 fn container_without_full_id<'a>(segment: &'a str, unit: &'a str, parents: &str) -> Option<CgroupContainer<'a>> {
     let parent = parents.rsplit('/').next().unwrap_or_default();
-    let named = |id: &'a str, runtime| (!id.is_empty()).then_some(CgroupContainer { id, runtime });
+    let named = |id: &'a str, runtime| (!id.is_empty()).then_some(CgroupContainer { id, runtime, pod: None });
     if is_garden_id(segment) && parents.contains("garden") {
         return named(segment, "garden");
     }
@@ -149,6 +173,24 @@ fn container_without_full_id<'a>(segment: &'a str, unit: &'a str, parents: &str)
     None
 }
 
+/// The directory of a pod, as the kubelet names it with either driver: `pod<uid>`, `kubepods-burstable-pod<uid>.slice` with `_` for `-`.
+/// The part from `pod` on, and the uid.
+fn pod_of_segment(segment: &str) -> Option<(&str, &str)> {
+    // containerd told to use the systemd driver, without systemd: `slice:cri-containerd:id`.
+    let name = segment.split(':').next()?;
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    let (front, directory) = name.split_at(name.rfind("pod")?);
+    let uid = directory.strip_prefix("pod")?;
+    let is_ours = front.is_empty() || front.ends_with('-') && front.contains("kubepods");
+    (is_ours && is_pod_uid(uid)).then_some((directory, uid))
+}
+
+/// A UUID, with `-` or `_`; or 32 digits, of a static pod.
+fn is_pod_uid(text: &str) -> bool {
+    let parts = || text.split(['-', '_']);
+    parts().map(str::len).eq([8, 4, 4, 4, 12]) && parts().all(is_hex) || text.len() == 32 && is_hex(text)
+}
+
 fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -160,147 +202,6 @@ fn is_full_id(text: &str) -> bool {
 /// Cloud Foundry's garden: `xxxxxxxx-xxxx-xxxx-xxxx-xxxx`, 28 characters.
 fn is_garden_id(text: &str) -> bool {
     text.len() == 28 && text.split('-').map(str::len).eq([8, 4, 4, 4, 4]) && text.split('-').all(is_hex)
-}
-
-/// What the walk did, for the agent's own metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CgroupCounts {
-    pub walks: u64,
-    /// Asked for, and not found by the last walk.
-    pub unknown: u64,
-    /// Directories left out because the table was full.
-    pub refused: u64,
-}
-
-/// Cgroup id → path, both ways, by walking the cgroup2 tree when an id is met that is not known.
-///
-/// The id is what `bpf_get_current_cgroup_id` returns: the inode number of the directory in the cgroup2 file system
-/// (`kernfs_node.id`; since Linux 5.5 the two are the same on 64-bit machines).
-#[derive(Debug)]
-pub struct CgroupPaths {
-    mount: Option<Mount>,
-    paths: HashMap<u64, Arc<str>>,
-    ids: HashMap<Arc<str>, u64>,
-    walked_ns: Option<u64>,
-    counts: CgroupCounts,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mount {
-    /// Where we can read it.
-    directory: PathBuf,
-    /// What of the hierarchy is mounted there; "" for all of it.
-    root: String,
-}
-
-impl CgroupPaths {
-    /// Finds the cgroup2 mount by the mount table of `proc_root`; with no such mount every lookup is a miss.
-    pub fn find(proc_root: &Path) -> Self {
-        let own = proc_root.join("self/mountinfo");
-        // Another mount namespace's /proc: its mounts are reached through the root directory of its first process.
-        let (table, prefix) = if proc_root == Path::new("/proc") {
-            (own, PathBuf::from("/"))
-        } else {
-            (proc_root.join("1/mountinfo"), proc_root.join("1/root"))
-        };
-        let mount = fs::read(table).ok().and_then(|text| cgroup2_mount(&text, &prefix));
-        Self::new(mount)
-    }
-
-    /// For a cgroup2 tree that is mounted at `directory`.
-    pub fn at(directory: PathBuf) -> Self {
-        Self::new(Some(Mount { directory, root: String::new() }))
-    }
-
-    fn new(mount: Option<Mount>) -> Self {
-        Self { mount, paths: HashMap::new(), ids: HashMap::new(), walked_ns: None, counts: CgroupCounts::default() }
-    }
-
-    /// The path of a cgroup, with a leading `/` and none at the end; `/` is the root.
-    ///
-    /// `now_ns` is any clock that goes forwards; it spaces the walks.
-    pub fn path(&mut self, id: u64, now_ns: u64) -> Option<Arc<str>> {
-        if id == 0 {
-            return None;
-        }
-        if !self.paths.contains_key(&id) && self.may_walk(now_ns) {
-            self.walk();
-        }
-        let path = self.paths.get(&id).map(Arc::clone);
-        self.counts.unknown += u64::from(path.is_none());
-        path
-    }
-
-    /// The id of a cgroup path; walks like [`Self::path`].
-    pub fn id(&mut self, path: &str, now_ns: u64) -> Option<u64> {
-        if !self.ids.contains_key(path) && self.may_walk(now_ns) {
-            self.walk();
-        }
-        self.ids.get(path).copied()
-    }
-
-    /// Where the tree is read from.
-    pub fn directory(&self) -> Option<&Path> {
-        self.mount.as_ref().map(|mount| mount.directory.as_path())
-    }
-
-    pub fn counts(&self) -> CgroupCounts {
-        self.counts
-    }
-
-    fn may_walk(&mut self, now_ns: u64) -> bool {
-        let due = self.walked_ns.is_none_or(|walked_ns| now_ns.saturating_sub(walked_ns) >= WALK_INTERVAL_NS);
-        if due && self.mount.is_some() {
-            self.walked_ns = Some(now_ns);
-            return true;
-        }
-        false
-    }
-
-    fn walk(&mut self) {
-        let Some(mount) = self.mount.clone() else { return };
-        self.counts.walks += 1;
-        // What has gone is kept while there is room: its last events may still be under way, and ids are not used twice.
-        if self.paths.len() > PATHS_MAX / 2 {
-            self.paths.clear();
-            self.ids.clear();
-        }
-        let Ok(top) = fs::metadata(&mount.directory) else { return };
-        self.insert(top.ino(), if mount.root.is_empty() { "/" } else { &mount.root });
-        let mut waiting = vec![(mount.directory, mount.root, 0)];
-        while let Some((directory, path, depth)) = waiting.pop() {
-            // A directory removed since it was listed is no error: its container has gone.
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
-                let child = format!("{path}/{}", entry.file_name().to_string_lossy());
-                self.insert(entry.ino(), &child);
-                if depth < DEPTH_MAX && self.paths.len() < PATHS_MAX {
-                    waiting.push((entry.path(), child, depth + 1));
-                }
-            }
-        }
-    }
-
-    fn insert(&mut self, id: u64, path: &str) {
-        if self.paths.len() >= PATHS_MAX && !self.paths.contains_key(&id) {
-            self.counts.refused += 1;
-            return;
-        }
-        let path: Arc<str> = path.into();
-        self.paths.insert(id, Arc::clone(&path));
-        self.ids.insert(path, id);
-    }
-}
-
-/// The cgroup2 file system in a mount table (proc_pid_mountinfo(5)); the one that shows most of the hierarchy.
-fn cgroup2_mount(mountinfo: &[u8], prefix: &Path) -> Option<Mount> {
-    let mounts = MountInfos::from_buf_read(mountinfo).ok()?;
-    let found = mounts.iter().filter(|mount| mount.fs_type == "cgroup2").min_by_key(|mount| mount.root.len())?;
-    let relative = found.mount_point.strip_prefix("/").unwrap_or(&found.mount_point);
-    Some(Mount { directory: prefix.join(relative), root: found.root.trim_end_matches('/').to_owned() })
 }
 
 #[cfg(test)]
@@ -337,7 +238,6 @@ mod tests {
             ("/kubepods/besteffort/pod8712f785-1a3e-41ec-a00b-e2dcc77431cb/ID", "ID", "kubernetes"),
             ("/kubepods/burstable/pod8712f785-1a3e-41ec-a00b-e2dcc77431cb/ID", "ID", "kubernetes"),
             ("/kubepods/pod8712f785-1a3e-41ec-a00b-e2dcc77431cb/ID", "ID", "kubernetes"),
-            ("/kubepods/burstable/pod8712f785-1a3e-41ec-a00b-e2dcc77431cb", "", ""),
             ("/kubepods/besteffort/podf0f1/crio-ID", "ID", "cri-o"),
             // kubelet: systemd driver
             (
@@ -399,8 +299,8 @@ mod tests {
         for (path, id, runtime) in table {
             let path = path.replace("ID", ID).replace("OTHER", OTHER);
             let id = id.replace("ID", ID).replace("OTHER", OTHER);
-            let expected = (!id.is_empty()).then_some(CgroupContainer { id: &id, runtime });
-            assert_eq!(container_of_path(&path), expected, "{path}");
+            let found = container_of_path(&path).map(|container| (container.id, container.runtime));
+            assert_eq!(found, (!id.is_empty()).then_some((id.as_str(), runtime)), "{path}");
         }
     }
 
@@ -408,67 +308,85 @@ mod tests {
     fn asks_every_hierarchy_of_a_hybrid_host() {
         let hybrid =
             format!("12:pids:/docker/{ID}\n4:memory:/docker/{ID}\n1:name=systemd:/docker/{ID}\n0::/system.slice/containerd.service\n");
-        assert_eq!(container_of_proc_file(&hybrid), Some(CgroupContainer { id: ID, runtime: "docker" }));
+        assert_eq!(container_of_proc_file(&hybrid), Some(CgroupContainer { id: ID, runtime: "docker", pod: None }));
         let unified = format!("0::/system.slice/docker-{ID}.scope\n");
-        assert_eq!(container_of_proc_file(&unified), Some(CgroupContainer { id: ID, runtime: "docker" }));
+        assert_eq!(container_of_proc_file(&unified), Some(CgroupContainer { id: ID, runtime: "docker", pod: None }));
         assert_eq!(container_of_proc_file("9:name=systemd:/\n4:memory:/process_api/cb09\n0::/\n"), None);
         assert_eq!(container_of_proc_file("garbage\n::\n\n7:x"), None);
     }
 
+    /// `UID` stands for a uid as the API writes it, `U_D` for the same in the name of a slice.
     #[test]
-    fn finds_the_widest_cgroup2_mount() {
-        let table = b"31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
-            32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
-            40 31 0:30 /docker/abc /mnt/part rw,relatime - cgroup2 cgroup2 rw\n\
-            41 31 0:30 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
-        let mount = cgroup2_mount(table, Path::new("/host/proc/1/root")).unwrap();
-        assert_eq!(mount, Mount { directory: "/host/proc/1/root/sys/fs/cgroup/unified".into(), root: String::new() });
-        let part = cgroup2_mount(table.split_inclusive(|&byte| byte == b'\n').nth(2).unwrap(), Path::new("/")).unwrap();
-        assert_eq!(part, Mount { directory: "/mnt/part".into(), root: "/docker/abc".into() });
-        assert_eq!(cgroup2_mount(b"not a table", Path::new("/")), None);
-    }
-
-    #[test]
-    fn walks_again_for_an_unknown_id_but_not_too_often() {
-        let tree = tempfile::tempdir().unwrap();
-        let docker = tree.path().join("docker");
-        fs::create_dir_all(docker.join(ID)).unwrap();
-        fs::write(docker.join("cgroup.procs"), "1\n").unwrap();
-        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
-        let mut paths = CgroupPaths::at(tree.path().to_owned());
-
-        let path = format!("/docker/{ID}");
-        assert_eq!(paths.path(inode(&docker.join(ID)), 1).as_deref(), Some(path.as_str()));
-        assert_eq!(paths.id(&path, 1), Some(inode(&docker.join(ID))));
-        assert_eq!(paths.path(inode(tree.path()), 1).as_deref(), Some("/"));
-        assert_eq!(paths.path(inode(&docker.join("cgroup.procs")), 1), None, "files are no cgroups");
-        assert_eq!(paths.counts().walks, 1);
-
-        let later = docker.join(OTHER);
-        fs::create_dir(&later).unwrap();
-        assert_eq!(paths.path(inode(&later), 2), None, "walked a nanosecond ago");
-        assert!(paths.path(inode(&later), 1 + WALK_INTERVAL_NS).is_some());
-        assert_eq!(paths.counts(), CgroupCounts { walks: 2, unknown: 2, refused: 0 });
-    }
-
-    #[test]
-    fn has_no_paths_without_a_mount() {
-        let empty = tempfile::tempdir().unwrap();
-        let mut paths = CgroupPaths::find(empty.path());
-        assert_eq!(paths.directory(), None);
-        assert_eq!(paths.path(1, 0), None);
-        assert_eq!(paths.counts().walks, 0);
-    }
-
-    #[test]
-    fn finds_the_cgroups_of_the_live_host() {
-        let mut paths = CgroupPaths::find(Path::new("/proc"));
-        let Some(directory) = paths.directory().map(Path::to_owned) else { return };
-        let expected = fs::read_dir(&directory).unwrap().flatten().find(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        assert!(paths.path(fs::metadata(&directory).unwrap().ino(), 1).unwrap().starts_with('/'));
-        if let Some(entry) = expected {
-            let path = paths.path(fs::metadata(entry.path()).unwrap().ino(), 1).unwrap();
-            assert!(path.ends_with(&*entry.file_name().to_string_lossy()), "{path}");
+    fn knows_the_pod_of_a_container_and_of_a_process_beside_its_containers() {
+        const UID: &str = "8712f785-1a3e-41ec-a00b-e2dcc77431cb";
+        const STATIC: &str = "5b2c1f0e9d8a7b6c5d4e3f2a1b0c9d8e";
+        let slice = UID.replace('-', "_");
+        let table = [
+            ("/kubepods/burstable/podUID/ID", ID, UID),
+            ("/kubepods/podUID/ID", ID, UID),
+            ("/kubepods/besteffort/podUID/crio-ID", ID, UID),
+            ("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_D.slice/cri-containerd-ID.scope", ID, UID),
+            ("/kubepods.slice/kubepods-podU_D.slice/docker-ID.scope", ID, UID),
+            ("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podU_D.slice/crio-ID.scope/container", ID, UID),
+            ("/system.slice/containerd.service/kubepods-besteffort-podU_D.slice:cri-containerd:ID", ID, UID),
+            ("/kubepods/burstable/podSTATIC/ID", ID, STATIC),
+            ("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podSTATIC.slice/crio-ID.scope", ID, STATIC),
+            // a node that is a container, an engine that is in a pod, a control group namespace in between
+            ("/docker/OTHER/kubepods/burstable/podUID/ID", ID, UID),
+            ("/kubepods/podUID/OTHER/docker/ID", ID, UID),
+            ("/../../podUID/ID", ID, UID),
+            // no container of its own
+            ("/kubepods/burstable/podUID", "podUID", UID),
+            ("/kubepods/burstable/podUID/kata_overhead", "podUID", UID),
+            ("/docker/OTHER/kubepods/burstable/podSTATIC", "podSTATIC", STATIC),
+            ("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_D.slice", "podU_D", UID),
+            ("/kubepods.slice/kubepods-podU_D.slice/crio-conmon-ID.scope", "podU_D", UID),
+            // no pods
+            ("/machine.slice/machine-libpod_pod_OTHER.slice/libpod-ID.scope", ID, ""),
+            ("/kubepods/besteffort/pod1f/ID", ID, ""),
+            ("/kubepods/burstable/podUIDx/ID", ID, ""),
+            ("/tripod8712f785-1a3e-41ec-a00b-e2dcc77431cb/ID", ID, ""),
+            ("/system.slice/podUID.service", "", ""),
+        ];
+        let filled = |text: &str| {
+            let text = text.replace("UID", UID).replace("U_D", &slice).replace("STATIC", STATIC);
+            text.replace("ID", ID).replace("OTHER", OTHER)
+        };
+        for (path, id, uid) in table {
+            let (path, id) = (filled(path), filled(id));
+            let found = container_of_path(&path).map(CgroupContainer::to_container);
+            let expected = (!id.is_empty()).then(|| (id, (!uid.is_empty()).then(|| uid.to_owned())));
+            assert_eq!(found.clone().map(|container| (container.id, container.pod_uid)), expected, "{path}");
+            let alone = found.is_some_and(|container| container.id.starts_with("pod") && container.runtime != "kubernetes");
+            assert!(!alone, "{path}");
         }
+    }
+
+    #[test]
+    fn a_unit_is_a_service_and_nothing_else_of_systemd() {
+        let table = [
+            ("/system.slice/nginx.service", Some("nginx.service")),
+            ("/system.slice/system-postgresql.slice/postgresql@15-main.service", Some("postgresql@15-main.service")),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/foo.service", Some("foo.service")),
+            ("/system.slice/system-serial\\x2dgetty.slice/serial-getty@ttyS0.service", Some("serial-getty@ttyS0.service")),
+            ("/system.slice/gitlab.service/workers/7", Some("gitlab.service")),
+            ("/system.slice/_cpu.service", Some("cpu.service")),
+            ("/../../system.slice/nginx.service", Some("nginx.service")),
+            ("/user.slice/user-1000.slice/user@1000.service", None),
+            ("/user.slice/user-1000.slice/user@1000.service/init.scope", None),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-browser-4711.scope", None),
+            ("/user.slice/user-1000.slice/session-3.scope", None),
+            ("/system.slice/ssh.service/session-3.scope", None),
+            ("/init.scope", None),
+            ("/system.slice", None),
+            ("/", None),
+            ("", None),
+        ];
+        for (path, expected) in table {
+            assert_eq!(unit_of_path(path), expected, "{path}");
+        }
+        assert_eq!(unit_of_proc_file("8:pids:/\n1:name=systemd:/system.slice/a.service\n0::/\n"), Some("a.service"));
+        assert_eq!(unit_of_proc_file("0::/system.slice/b.service\n1:name=systemd:/system.slice/a.service\n"), Some("b.service"));
+        assert_eq!(unit_of_proc_file("garbage"), None);
     }
 }

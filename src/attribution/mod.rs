@@ -5,6 +5,7 @@
 //! share what they know by snapshots. Whoever owns [`Processes`] and [`Listeners`] feeds them the kernel's events in their order.
 
 pub mod cgroup;
+pub mod cgroup_paths;
 pub mod conntrack;
 pub mod container;
 pub mod kubernetes;
@@ -13,7 +14,7 @@ pub mod process;
 pub mod resolved;
 pub mod sockets;
 
-pub use cgroup::CgroupPaths;
+pub use cgroup_paths::CgroupPaths;
 pub use conntrack::Conntrack;
 pub use container::ContainerNames;
 pub use kubernetes::Cluster;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    cgroup::{CgroupPaths, container_of_path, container_of_proc_file},
+    cgroup::{container_of_path, container_of_proc_file, unit_of_path, unit_of_proc_file},
+    cgroup_paths::CgroupPaths,
     container::ContainerNames,
     kubernetes::Cluster,
 };
@@ -54,6 +55,8 @@ pub struct Processes {
     cgroups: CgroupPaths,
     names: Arc<ContainerNames>,
     cluster: Arc<Cluster>,
+    /// Of the agent itself: it says nothing of the others in it (a login, a runner of jobs).
+    own_unit: Option<String>,
     table: HashMap<u32, Entry>,
     /// Oldest first, by the serial of the entry; serials that are no longer current are passed over.
     order: VecDeque<(u32, u64)>,
@@ -70,6 +73,8 @@ struct Entry {
     exited: bool,
     /// Clock ticks since boot (field 22 of proc_pid_stat(5)); 0 when it was not read from /proc.
     start_ticks: u64,
+    /// In which control group the kernel last saw it; 0 where it did not say.
+    cgroup_id: u64,
     /// Names under which kernel events knew this process or its threads, checked against /proc.
     aliases: Vec<Box<str>>,
     resolved: Option<Arc<Process>>,
@@ -95,15 +100,20 @@ struct Executed {
     cgroup_id: u64,
 }
 
-impl Processes {
-    /// `proc_root` is `/proc`, or where a container has mounted its host's. `capacity` bounds the entries ([`PROCESSES_MAX`]).
-    pub fn new(proc_root: &Path, names: Arc<ContainerNames>, capacity: usize) -> Self {
-        Self::with_cgroups(proc_root, CgroupPaths::find(proc_root), names, capacity)
-    }
+/// What a control group says of the processes in it.
+#[derive(Debug, Default)]
+struct Place {
+    container: Option<Container>,
+    unit: Option<String>,
+}
 
-    /// The same with a cgroup tree of the caller's choice.
-    pub fn with_cgroups(proc_root: &Path, cgroups: CgroupPaths, names: Arc<ContainerNames>, capacity: usize) -> Self {
+impl Processes {
+    /// `proc_root` is `/proc`, or where a container has mounted its host's; `cgroups` is of the hierarchy in which ids are given.
+    /// `capacity` bounds the entries ([`PROCESSES_MAX`]).
+    pub fn new(proc_root: &Path, cgroups: CgroupPaths, names: Arc<ContainerNames>, capacity: usize) -> Self {
+        let own = read_cgroup_file(&proc_root.join("self"));
         Self {
+            own_unit: own.as_deref().and_then(unit_of_proc_file).map(str::to_owned),
             proc_root: proc_root.to_owned(),
             cgroups,
             names,
@@ -155,7 +165,7 @@ impl Processes {
         if pid == 0 {
             return Arc::new(unnamed(pid, comm_hint));
         }
-        if let Some(known) = self.known(pid, comm_hint) {
+        if let Some(known) = self.known(pid, comm_hint, cgroup_id_hint) {
             return known;
         }
         let mut start_ticks = 0;
@@ -184,9 +194,12 @@ impl Processes {
     }
 
     /// What was resolved before and is still true.
-    fn known(&mut self, pid: u32, comm_hint: &str) -> Option<Arc<Process>> {
+    fn known(&mut self, pid: u32, comm_hint: &str, cgroup_id_hint: u64) -> Option<Arc<Process>> {
         let entry = self.table.get_mut(&pid)?;
         let resolved = entry.resolved.as_ref()?;
+        if entry.cgroup_id != cgroup_id_hint && self.cgroups.knows(cgroup_id_hint) {
+            return None;
+        }
         let expected = comm_hint.is_empty() || resolved.comm == comm_hint || entry.aliases.iter().any(|alias| **alias == *comm_hint);
         if entry.exited || !expected {
             // Another name is mostly a thread's; but the events that tell of a pid's next owner may have been lost.
@@ -219,9 +232,13 @@ impl Processes {
         cgroup_id_hint: u64,
         now_ns: u64,
     ) -> Arc<Process> {
-        if process.container.is_none() && start_ticks == 0 {
-            process.container = self.container_of_cgroup(cgroup_id_hint, now_ns);
+        if let Some(place) = self.place(cgroup_id_hint, now_ns) {
+            // Version 1 leaves out of a tree what its controller is not asked for; then another tree may say more.
+            let is_all = self.cgroups.is_unified();
+            process.container = place.container.or(process.container.filter(|_| !is_all));
+            process.unit = place.unit.or(process.unit.filter(|_| !is_all));
         }
+        process.unit = process.unit.filter(|unit| process.container.is_none() && self.own_unit.as_ref() != Some(unit));
         let names_generation = self.names.generation() + self.cluster.generation();
         let process = named(process, &self.names, &self.cluster);
         let aliases = if comm_hint.is_empty() || process.comm == comm_hint { Vec::new() } else { vec![comm_hint.into()] };
@@ -234,6 +251,7 @@ impl Processes {
         }
         if let Some(entry) = self.table.get_mut(&pid) {
             entry.start_ticks = start_ticks;
+            entry.cgroup_id = cgroup_id_hint;
             entry.aliases = aliases;
             entry.names_generation = names_generation;
             entry.resolved = Some(Arc::clone(&process));
@@ -251,14 +269,16 @@ impl Processes {
                 None => Origin::Unseen,
             };
             if let Origin::Executed(executed) = origin {
+                let place = self.place(executed.cgroup_id, now_ns).unwrap_or_default();
                 let comm = if ancestor == pid && !comm_hint.is_empty() { comm_hint } else { &executed.comm };
                 return Some(Process {
                     pid,
                     comm: comm.to_owned(),
                     executable: executed.filename.starts_with('/').then(|| executed.filename.clone()),
                     command: command_of(executed.argv0.as_bytes(), None).or_else(|| command_of(executed.filename.as_bytes(), None)),
-                    container: self.container_of_cgroup(executed.cgroup_id, now_ns),
-                    ..Process::default()
+                    container: place.container,
+                    unit: place.unit,
+                    pod: None,
                 });
             }
             if ancestor != pid
@@ -272,9 +292,12 @@ impl Processes {
         None
     }
 
-    fn container_of_cgroup(&mut self, cgroup_id: u64, now_ns: u64) -> Option<Container> {
-        let path = self.cgroups.path(cgroup_id, now_ns)?;
-        container_of_path(&path).map(|container| container.to_container())
+    /// Where the kernel saw a process. The event is surer than /proc, whose answer is of a later moment, when the process may have been
+    /// moved, or be another one with the same pid. `None` of a group that is not known, and of the root, in which is what was never placed.
+    fn place(&mut self, cgroup_id: u64, now_ns: u64) -> Option<Place> {
+        let path = self.cgroups.path(cgroup_id, now_ns).filter(|path| **path != *"/")?;
+        let container = container_of_path(&path).map(|container| container.to_container());
+        Some(Place { container, unit: unit_of_path(&path).map(str::to_owned) })
     }
 
     fn insert(&mut self, pid: u32, entry: Entry) {
@@ -319,7 +342,7 @@ fn named(mut process: Process, names: &ContainerNames, cluster: &Cluster) -> Pro
 /// What /proc says of a living process, and its start in clock ticks since boot. `None` if there is no such process;
 /// what cannot be read (another user's executable) is left out.
 ///
-/// The container is not yet named.
+/// The container is not yet named; the unit is that of the control group even if that is a container's.
 pub fn read_process(proc_root: &Path, pid: u32) -> Option<(Process, u64)> {
     let stat = read_stat(proc_root, pid)?;
     let directory = proc_root.join(pid.to_string());
@@ -328,9 +351,14 @@ pub fn read_process(proc_root: &Path, pid: u32) -> Option<(Process, u64)> {
         path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned()
     });
     let command = read_start(&directory.join("cmdline"), COMMAND_BYTES_MAX).and_then(|line| command_of(&line, executable.as_deref()));
-    let cgroup = read_start(&directory.join("cgroup"), 64 * 1024).map(|text| String::from_utf8_lossy(&text).into_owned());
+    let cgroup = read_cgroup_file(&directory);
     let container = cgroup.as_deref().and_then(container_of_proc_file).map(|container| container.to_container());
-    Some((Process { pid, comm: stat.comm, executable, command, container, ..Process::default() }, stat.start_ticks))
+    let unit = cgroup.as_deref().and_then(unit_of_proc_file).map(str::to_owned);
+    Some((Process { pid, comm: stat.comm, executable, command, container, unit, pod: None }, stat.start_ticks))
+}
+
+fn read_cgroup_file(process: &Path) -> Option<String> {
+    Some(String::from_utf8_lossy(&read_start(&process.join("cgroup"), 64 * 1024)?).into_owned())
 }
 
 struct Stat {

@@ -24,7 +24,7 @@ impl Host {
         let cgroups = root.path().join("cgroup");
         fs::create_dir_all(cgroups.join(format!("docker/{ID}"))).unwrap();
         let names = Arc::<ContainerNames>::default();
-        let processes = Processes::with_cgroups(root.path(), CgroupPaths::at(cgroups), Arc::clone(&names), capacity);
+        let processes = Processes::new(root.path(), CgroupPaths::at(cgroups), Arc::clone(&names), capacity);
         Self { root, names, processes }
     }
 
@@ -241,11 +241,79 @@ fn stays_within_its_bounds_whatever_is_forked() {
 #[test]
 fn finds_itself_in_the_live_proc() {
     let own = std::process::id();
-    let mut processes = Processes::new(Path::new("/proc"), Arc::default(), 10);
+    let mut processes = Processes::new(Path::new("/proc"), CgroupPaths::find(Path::new("/proc"), None), Arc::default(), 10);
     let process = processes.resolve(own, "", 0, 0);
     let executable = std::env::current_exe().unwrap();
     assert_eq!(process.executable.as_deref(), executable.to_str());
     assert_eq!(process.command.as_deref(), executable.file_name().unwrap().to_str());
     assert!(!process.comm.is_empty());
     assert!(processes.cgroups().directory().is_none_or(Path::is_dir));
+}
+
+/// As the kernel tells a group: made, then removed, with no directory that a walk could find.
+fn told(host: &mut Host, id: u64, path: &str) {
+    host.processes.cgroups().learn(id, path);
+    host.processes.cgroups().forget(id);
+}
+
+#[test]
+fn a_process_and_a_container_that_are_both_gone_are_named_by_what_the_kernel_said() {
+    let mut host = Host::new();
+    told(&mut host, 4711, &format!("/kubepods/burstable/pod8712f785-1a3e-41ec-a00b-e2dcc77431cb/{ID}"));
+    let process = host.processes.resolve(60, "probe", 4711, 0);
+    let container = process.container.as_ref().unwrap();
+    assert_eq!((container.id.as_str(), container.pod_uid.as_deref()), (ID, Some("8712f785-1a3e-41ec-a00b-e2dcc77431cb")));
+}
+
+#[test]
+fn the_group_of_the_event_counts_and_not_where_proc_finds_the_pid_later() {
+    let other = ID.replace('3', "4");
+    let mut host = Host::new();
+    told(&mut host, 4711, &format!("/docker/{ID}"));
+    told(&mut host, 4712, &format!("/docker/{other}"));
+    told(&mut host, 4713, "/system.slice/nginx.service");
+    let id = |process: &Process| process.container.as_ref().map(|container| container.id.clone());
+    host.start(7, "worker", 50, "worker", &format!("/docker/{other}"));
+    assert_eq!(id(&host.processes.resolve(7, "worker", 4711, 0)).as_deref(), Some(ID));
+    // It was moved: the next event says so, and one that says nothing changes nothing.
+    assert_eq!(id(&host.processes.resolve(7, "worker", 4712, 0)), Some(other.clone()));
+    assert_eq!(id(&host.processes.resolve(7, "worker", 0, 0)), Some(other));
+    let outside = host.processes.resolve(7, "worker", 4713, 0);
+    assert_eq!((id(&outside), outside.unit.as_deref()), (None, Some("nginx.service")));
+    // An id that nobody knows says nothing.
+    assert!(Arc::ptr_eq(&outside, &host.processes.resolve(7, "worker", 9999, 0)));
+}
+
+#[test]
+fn a_unit_is_told_where_there_is_no_container_and_not_of_the_agents_own() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("self")).unwrap();
+    fs::write(root.path().join("self/cgroup"), "0::/system.slice/runner.service\n").unwrap();
+    let cgroups = CgroupPaths::at(root.path().join("cgroup"));
+    let processes = Processes::new(root.path(), cgroups, Arc::default(), 100);
+    let mut host = Host { root, names: Arc::default(), processes };
+    let groups = [
+        ("/system.slice/postgresql@15-main.service", Some("postgresql@15-main.service")),
+        (&*format!("/system.slice/docker-{ID}.scope/system.slice/nginx.service"), None),
+        ("/system.slice/runner.service", None),
+        ("/user.slice/user-1000.slice/session-3.scope", None),
+    ];
+    for (number, (path, unit)) in (1..).zip(groups) {
+        let (alive, gone) = (100 + number, 200 + number);
+        host.start(alive, "program", 50, "program", path);
+        assert_eq!(host.resolve(alive).unit.as_deref(), unit, "{path}");
+        told(&mut host, u64::from(gone), path);
+        assert_eq!(host.processes.resolve(gone, "program", gone.into(), 0).unit.as_deref(), unit, "{path}, gone");
+        host.processes.observe_exec(gone + 100, "program", "/bin/program", "program", gone.into());
+        assert_eq!(host.resolve(gone + 100).unit.as_deref(), unit, "{path}, executed and gone");
+    }
+}
+
+/// Version 1: the tree of a controller has nothing to say of who is in its root.
+#[test]
+fn another_hierarchy_is_asked_of_who_is_in_the_root_of_this_one() {
+    let mut host = Host::new();
+    let root = fs::metadata(host.root.path().join("cgroup")).unwrap().ino();
+    host.start(7, "worker", 50, "worker", &format!("/docker/{ID}"));
+    assert_eq!(host.processes.resolve(7, "worker", root, 0).container.as_ref().map(|container| container.id.as_str()), Some(ID));
 }

@@ -26,6 +26,12 @@
 	(bpf_ksym_exists(bpf_rdonly_cast) ? bpf_core_cast((ptr), typeof(*(ptr)))->field : BPF_CORE_READ((ptr), field))
 
 /*
+ * The place of a controller among those of a control group: it depends on how
+ * the kernel was built. One that the kernel does not have must not be asked for.
+ */
+#define CONTROLLER_PLACE(name) bpf_core_enum_value(enum cgroup_subsys_id, name##_cgrp_id)
+
+/*
  * The registers with which a task entered the running system call. The
  * syscall number and all arguments are still there when the call returns;
  * only the register of the result is overwritten, which on arm64 is that of

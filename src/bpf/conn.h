@@ -5,7 +5,7 @@
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
-#include "compat.h"
+#include "cgroup.h"
 #include "transport.h"
 
 /* Counts connections; the upper 56 bits of an id. Needs BPF_FETCH (5.12, 5ffa25502b5a). */
@@ -65,8 +65,10 @@ static __always_inline void read_process(struct conn *conn)
 
 	conn->pid = pid_tgid >> 32;
 	conn->tid = pid_tgid;
-	conn->cgroup_id = bpf_get_current_cgroup_id();
+	conn->cgroup_id = current_cgroup_id();
 	bpf_get_current_comm(conn->comm, sizeof(conn->comm));
+	if (settings.filter_cgroups)
+		conn->flags |= CONN_FILTERED;
 }
 
 /* Position 0 of each direction is the next byte that the program writes or reads. */

@@ -247,8 +247,15 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 		if (!conn)
 			return;
 	}
-	if (conn->flags & CONN_IGNORED)
-		return;
+	/* one test where there is no filter; user space may only now have learnt whose group it is */
+	if (conn->flags & (CONN_IGNORED | CONN_FILTERED)) {
+		if (conn->flags & CONN_IGNORED)
+			return;
+		if (cgroup_ignored(conn->cgroup_id)) {
+			conn->flags |= CONN_IGNORED;
+			return;
+		}
+	}
 	/* TCP Fast Open: data before there is a connection */
 	if (!conn->id) {
 		count(STAT_UNREAD);
@@ -260,6 +267,10 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 		return;
 	if (conn->pid != pid) {
 		read_process(conn);
+		if (cgroup_ignored(conn->cgroup_id)) {
+			conn->flags |= CONN_IGNORED;
+			return;
+		}
 		if (known)
 			report_owner(conn);
 	}

@@ -4,8 +4,9 @@
  * recordings keep them. Every field is of fixed width and in host byte order;
  * addresses are in network byte order, IPv4 mapped into IPv6 (::ffff:a.b.c.d).
  *
- * A record begins with struct event_header. Only struct data_event and struct
- * datagram_event have a variable tail: `captured` bytes of payload follow it.
+ * A record begins with struct event_header. Three have a variable tail: behind
+ * struct data_event and struct datagram_event follow `captured` bytes of
+ * payload, behind struct cgroup_event a path up to the end of the record.
  */
 #ifndef REMORA_EVENTS_H
 #define REMORA_EVENTS_H
@@ -25,6 +26,7 @@ enum event_kind {
 	EVENT_SWEEP = 12,    /* struct sweep_event: written by user space after a look at all connections */
 	EVENT_UDP_OPEN = 13, /* struct udp_open_event: a UDP socket is met, or met again after a long silence */
 	EVENT_DATAGRAM = 14, /* struct datagram_event + payload */
+	EVENT_GROUP = 15,    /* struct cgroup_event + path: a control group was made, renamed or removed */
 };
 
 enum conn_role {
@@ -44,15 +46,18 @@ enum close_reason {
 
 /* event_header.flags */
 enum event_flag {
-	EVENT_SENT = 1,	   /* data, datagram: sent by the watched process; else received */
-	EVENT_ADOPTED = 2, /* open: the connection is older than the agent */
-	EVENT_CLOSED = 4,  /* listen: the socket stopped listening */
-	EVENT_UNREAD = 8,  /* data, datagram: the payload could not be read (lengths-only call or a fault) */
+	EVENT_SENT = 1,	    /* data, datagram: sent by the watched process; else received */
+	EVENT_ADOPTED = 2,  /* open: the connection is older than the agent */
+	EVENT_CLOSED = 4,   /* listen: the socket stopped listening */
+	EVENT_UNREAD = 8,   /* data, datagram: the payload could not be read (lengths-only call or a fault) */
+	EVENT_REMOVED = 16, /* cgroup: it was removed */
 };
 
 #define ADDRESS_LEN 16
 #define COMM_LEN 16
 #define PATH_LEN 128
+/* As many as the kernel's tracepoints give (TRACE_CGROUP_PATH_LEN); a path that is longer comes cut. */
+#define CGROUP_PATH_MAX 1024
 
 struct event_header {
 	__u32 length; /* of the whole record, this header and the captured payload included */
@@ -176,6 +181,16 @@ struct fork_event {
 	struct event_header header; /* pid: the parent */
 	__u32 child;
 	__u32 _pad;
+};
+
+/*
+ * Of the hierarchy in which containers are told apart, see `settings`. The
+ * path is that within the hierarchy, with a leading / and no NUL; none where it
+ * did not fit. No other control group of this boot gets the same id.
+ */
+struct cgroup_event {
+	struct event_header header; /* pid: who did it */
+	__u64 cgroup_id;
 };
 
 struct counters_event {

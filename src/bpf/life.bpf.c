@@ -14,7 +14,7 @@ static __always_inline void on_connect(struct sock *sk)
 	conn.role = ROLE_CLIENT;
 	conn.start_ns = bpf_ktime_get_ns();
 	read_process(&conn);
-	if (conn.pid == settings.own_pid)
+	if (conn.pid == settings.own_pid || cgroup_ignored(conn.cgroup_id))
 		conn.flags |= CONN_IGNORED;
 	if (bpf_map_update_elem(&conns, &key, &conn, BPF_ANY))
 		count(STAT_CONNS_FULL);
@@ -34,7 +34,7 @@ static __always_inline void on_connected(struct sock *sk)
 	conn->id = mint_id(conn->tuple.local_port);
 	conn->connect_ns = now - conn->start_ns;
 	conn->start_ns = now;
-	if (!conn_wanted(conn))
+	if (!conn_wanted(conn) || cgroup_ignored(conn->cgroup_id))
 		conn->flags |= CONN_IGNORED;
 	else if (pid_wanted(conn->pid))
 		announce(conn);
@@ -62,7 +62,8 @@ static __always_inline void report_failure(struct conn *conn, struct sock *sk)
 	struct fail_event *event;
 
 	read_tuple(&conn->tuple, sk);
-	if (conn->flags & CONN_IGNORED || !conn_wanted(conn) || !pid_wanted(conn->pid))
+	if (conn->flags & CONN_IGNORED || !conn_wanted(conn) || !pid_wanted(conn->pid) ||
+	    cgroup_ignored(conn->cgroup_id))
 		return;
 	event = event_reserve(sizeof(*event), EVENT_FAIL);
 	if (!event)
@@ -96,9 +97,9 @@ static __always_inline void report_close(struct conn *conn, struct sock *sk)
 {
 	struct close_event *event;
 
-	if (conn->flags & CONN_IGNORED)
-		return;
 	if (!(conn->flags & CONN_ANNOUNCED)) {
+		if (conn->flags & CONN_IGNORED)
+			return;
 		/* accepted, or connected before a filter matched, and never spoken */
 		if (settings.filter_pids)
 			return;
@@ -156,7 +157,7 @@ static __always_inline void report_listen(struct sock *sk, __u8 flags)
 	struct conn conn = {};
 
 	read_process(&conn);
-	if (conn.pid == settings.own_pid)
+	if (conn.pid == settings.own_pid || cgroup_ignored(conn.cgroup_id))
 		return;
 	event = event_reserve(sizeof(*event), EVENT_LISTEN);
 	if (!event)

@@ -11,6 +11,7 @@ enum conn_flag {
 	CONN_ADOPTED = 2,   /* older than the agent */
 	CONN_IGNORED = 4,   /* the agent's own, or filtered out for good */
 	CONN_QUIET = 8,	    /* the side that is not watched: its life is reported, its data is not */
+	CONN_FILTERED = 16, /* its control group may come to be ignored */
 };
 
 enum first_fin {
@@ -67,6 +68,7 @@ enum udp_flag {
 	UDP_CLAIMED = 8,    /* user space wants its datagrams */
 	UDP_DISMISSED = 16, /* nobody wants its datagrams */
 	UDP_EAGER = 32,	    /* one of its ports is well known for what is wanted */
+	UDP_FILTERED = 64,  /* its control group may come to be ignored */
 };
 
 struct udp_socket {
@@ -189,6 +191,19 @@ struct {
 	__type(key, __u16);
 	__type(value, __u8);
 } ports __weak SEC(".maps");
+
+/*
+ * Control groups of which nothing is wanted. Key: id. Written and deleted by
+ * user space at any time, read by the hooks where settings.filter_cgroups is
+ * set; else it has room for one. Not an LRU: what was to be ignored must not
+ * come back by itself, and a failed insert is seen by whoever makes it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u8);
+} cgroups __weak SEC(".maps");
 
 /* What was done and what was lost, by reason. Written by the hooks, read by user space. */
 enum tally {

@@ -3,7 +3,7 @@
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
-#include "compat.h"
+#include "cgroup.h"
 #include "transport.h"
 
 SEC("tp_btf/sched_process_exec")
@@ -16,7 +16,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		return 0;
 	event->header.pid = pid_tgid >> 32;
 	event->header.tid = pid_tgid;
-	event->cgroup_id = bpf_get_current_cgroup_id();
+	event->cgroup_id = current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	__builtin_memset(event->filename, 0, sizeof(event->filename));
 	__builtin_memset(event->argv0, 0, sizeof(event->argv0));
@@ -76,6 +76,7 @@ union any_event {
 	struct sweep_event sweep;
 	struct udp_open_event udp_open;
 	struct datagram_event datagram;
+	struct cgroup_event cgroup;
 };
 
 union any_event any_event;
@@ -85,3 +86,4 @@ enum conn_role any_role;
 enum close_reason any_reason;
 enum tally any_stat;
 enum wake any_wake;
+enum cgroup_controller any_controller;

@@ -38,18 +38,30 @@
 /* At its so many-th datagram the reader is woken: the sooner a lively socket is judged, the less is missed or written in vain. */
 #define UNCLAIMED_HURRY 8
 
+/*
+ * The hierarchy of control groups by which containers are told apart: that of
+ * version 2, or, where engines still use version 1, that of a controller.
+ */
+enum cgroup_controller {
+	CGROUP_UNIFIED = 0, /* version 2 */
+	CGROUP_PIDS = 1,
+	CGROUP_MEMORY = 2,
+	CGROUP_DEVICES = 3,
+};
+
 struct settings {
-	__u32 own_pid;	   /* the agent: never watched */
-	__u32 own_netns;   /* with own_port: the agent's HTTP listener */
-	__u16 own_port;	   /* host byte order; 0: none */
-	__u8 watch_client; /* report the data of sockets that connected */
-	__u8 watch_server; /* report the data of sockets that were accepted */
-	__u8 filter_pids;  /* only thread groups in `pids` */
-	__u8 filter_ports; /* only connections with a port in `ports` */
-	__u8 _pad[2];
-	__u32 capture_len; /* bytes captured of each call until user space says otherwise, <= CAPTURE_MAX */
-	__u32 _pad2;
-	__u64 wake_bytes; /* waiting bytes in the ring that wake a sleeping reader */
+	__u32 own_pid;		/* the agent: never watched */
+	__u32 own_netns;	/* with own_port: the agent's HTTP listener */
+	__u16 own_port;		/* host byte order; 0: none */
+	__u8 watch_client;	/* report the data of sockets that connected */
+	__u8 watch_server;	/* report the data of sockets that were accepted */
+	__u8 filter_pids;	/* only thread groups in `pids` */
+	__u8 filter_ports;	/* only connections with a port in `ports` */
+	__u8 filter_cgroups;	/* nothing of the control groups in `cgroups` */
+	__u8 cgroup_controller; /* enum cgroup_controller */
+	__u32 capture_len;	/* bytes captured of each call until user space says otherwise, <= CAPTURE_MAX */
+	__u32 cgroup_hierarchy; /* number of the controller's hierarchy; 0: version 2 */
+	__u64 wake_bytes;	/* waiting bytes in the ring that wake a sleeping reader */
 };
 
 const volatile struct settings settings __weak = {

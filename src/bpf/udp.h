@@ -81,7 +81,7 @@ static __always_inline void announce_udp(struct udp_socket *socket, struct sock 
 	/* whoever names the other end in each call has no other */
 	__builtin_memcpy(event->tuple.remote, end->address, ADDRESS_LEN);
 	event->tuple.remote_port = end->port;
-	event->cgroup_id = bpf_get_current_cgroup_id();
+	event->cgroup_id = current_cgroup_id();
 	event->start_ns = socket->last_ns;
 	event->role = socket->role;
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
@@ -101,7 +101,7 @@ static __always_inline void report_udp_owner(struct udp_socket *socket, __u32 pi
 	event->header.connection_id = socket->id;
 	event->header.pid = pid;
 	event->header.tid = bpf_get_current_pid_tgid();
-	event->cgroup_id = bpf_get_current_cgroup_id();
+	event->cgroup_id = current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	event_submit(event);
 }
@@ -131,6 +131,8 @@ static __always_inline void begin_udp(struct udp_socket *socket, struct sock *sk
 	if (settings.filter_ports && !bpf_map_lookup_elem(&ports, &local_port) &&
 	    !bpf_map_lookup_elem(&ports, &end->port))
 		flags |= UDP_IGNORED;
+	if (settings.filter_cgroups)
+		flags |= cgroup_ignored(current_cgroup_id()) ? UDP_IGNORED : UDP_FILTERED;
 	if (local_port == EAGER_PORT || end->port == EAGER_PORT)
 		flags |= UDP_EAGER;
 	socket->numbers[0] = 0;
@@ -258,9 +260,14 @@ __weak __noinline int on_datagram(struct datagram_call *call)
 		return 0;
 	key = call->inode;
 	socket = bpf_map_lookup_elem(&udp_sockets, &key);
-	if (socket && socket->flags & (UDP_DISMISSED | UDP_IGNORED)) {
-		count(STAT_COUNTED);
-		return 0;
+	/* one test where there is no filter */
+	if (socket && socket->flags & (UDP_DISMISSED | UDP_IGNORED | UDP_FILTERED)) {
+		if (!(socket->flags & (UDP_DISMISSED | UDP_IGNORED)) && cgroup_ignored(current_cgroup_id()))
+			socket->flags |= UDP_IGNORED;
+		if (socket->flags & (UDP_DISMISSED | UDP_IGNORED)) {
+			count(STAT_COUNTED);
+			return 0;
+		}
 	}
 	pid = bpf_get_current_pid_tgid() >> 32;
 	if (!pid_wanted(pid))

@@ -198,17 +198,21 @@ fn surroundings(features: &Features, findings: &mut Vec<Finding>) {
     let remedy = "mount -t tracefs tracefs /sys/kernel/tracing; in a container: docker run \
                   -v /sys/kernel/tracing:/sys/kernel/tracing:ro, Kubernetes: the same as a hostPath volume";
     push(findings, "Surroundings", "tracefs", state, &found, Some(("finding tracepoints without BTF", remedy)));
-    let (state, found) = match (features.cgroups, features.whole_cgroup_tree) {
-        (Cgroups::V2 | Cgroups::Hybrid, Some(false)) => (State::Missing, "only a container's own part of the version 2 tree"),
-        (Cgroups::V2, _) => (State::Ok, "version 2"),
-        (Cgroups::Hybrid, _) => (State::Ok, "version 1 controllers beside a version 2 tree"),
-        (Cgroups::V1, _) => (State::Missing, "version 1 only: cgroup ids say nothing, containers are found by /proc"),
-        (Cgroups::None, _) => (State::Missing, "not mounted"),
+    let (state, found) = match (features.cgroups, features.cgroup_hierarchy.controller.version1_name()) {
+        (Cgroups::None, _) => (State::Missing, "not mounted".to_owned()),
+        (_, None) if features.whole_cgroup_tree == Some(false) => {
+            (State::Missing, "only a container's own part of the version 2 tree".to_owned())
+        }
+        (_, None) => (State::Ok, "version 2".to_owned()),
+        (_, Some(controller)) => (State::Ok, format!("version 1; containers are told apart in the hierarchy of {controller}")),
     };
-    let cost = "containers of processes that end before they are looked at";
-    let remedy = "mount the version 2 tree (systemd.unified_cgroup_hierarchy=1); in a container the host's: docker run \
+    let cost = "containers that are older than the agent and end before they are looked at";
+    let remedy = "share the host's pid namespace, or mount its control groups; in a container: docker run \
                   -v /sys/fs/cgroup:/sys/fs/cgroup:ro, Kubernetes: the same as a hostPath volume";
-    push(findings, "Surroundings", "cgroups", state, found, Some((cost, remedy)));
+    push(findings, "Surroundings", "cgroups", state, &found, Some((cost, remedy)));
+    let (state, found) = if features.tells_cgroups() { (State::Ok, "there") } else { (State::Missing, "not there") };
+    let cost = "containers that end before they are looked at";
+    push(findings, "Surroundings", "cgroup tracepoints", state, found, Some((cost, "a kernel with control groups and its own BTF")));
     let (state, found) = match &features.docker_socket {
         Some(path) => (State::Ok, path.display().to_string()),
         None => (State::Absent, "no socket".to_owned()),
@@ -412,6 +416,19 @@ mod tests {
         let report = judge(complete(), Hooks::Auto, attached);
         assert_eq!(report.exit(), Exit::Done);
         assert!(report.to_string().contains("exec                          failed: EPERM"), "{report}");
+    }
+
+    #[test]
+    fn a_host_without_tidings_of_control_groups_can_be_observed_and_costs_the_containers_that_are_gone() {
+        let mut features = complete();
+        features.cgroups = Cgroups::None;
+        features.set_tracepoint("cgroup_mkdir", false);
+        let report = judge(features, Hooks::Auto, attached);
+        assert_eq!(report.exit(), Exit::Done);
+        let text = report.to_string();
+        for part in ["cgroups              missing  not mounted", "costs: containers that end before they are looked at"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
     }
 
     #[test]

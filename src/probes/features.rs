@@ -42,6 +42,39 @@ pub enum Cgroups {
     None,
 }
 
+/// The hierarchy of control groups in which every engine places its containers.
+///
+/// Where version 1 controllers are in use that is the tree of one of them: a leaf in the tree of version 2 is a courtesy there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CgroupHierarchy {
+    pub controller: CgroupController,
+    /// As the kernel numbers hierarchies; version 2 is 0.
+    pub number: u32,
+}
+
+/// What a hierarchy is named by: `unified` is version 2, the others are controllers of version 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupController {
+    #[default]
+    Unified,
+    Pids,
+    Memory,
+    Devices,
+}
+
+impl CgroupController {
+    /// `None` for version 2.
+    pub fn version1_name(self) -> Option<&'static str> {
+        match self {
+            CgroupController::Unified => None,
+            CgroupController::Pids => Some("pids"),
+            CgroupController::Memory => Some("memory"),
+            CgroupController::Devices => Some("devices"),
+        }
+    }
+}
+
 /// What the kernel offers. `None` in an `Option<bool>`: cannot be known without more privileges.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Features {
@@ -77,6 +110,7 @@ pub struct Features {
     pub cgroups: Cgroups,
     /// The version 2 tree is mounted from its root, so that every container is in it, not our own alone.
     pub whole_cgroup_tree: Option<bool>,
+    pub cgroup_hierarchy: CgroupHierarchy,
     /// Whether process ids mean the same to us and to the kernel's hooks.
     pub host_pid_namespace: Option<bool>,
     /// Whether our network namespace is that of the host's first process; unknown without the host's pid namespace.
@@ -90,7 +124,7 @@ pub struct Features {
 }
 
 /// The tracepoints that hooks may use, and their folder in tracefs.
-pub const TRACEPOINTS: [(&str, &str); 9] = [
+pub const TRACEPOINTS: [(&str, &str); 12] = [
     ("sock", "sock_send_length"),
     ("sock", "sock_recv_length"),
     ("sock", "inet_sock_set_state"),
@@ -99,8 +133,13 @@ pub const TRACEPOINTS: [(&str, &str); 9] = [
     ("sched", "sched_process_exec"),
     ("sched", "sched_process_exit"),
     ("sched", "sched_process_fork"),
+    ("cgroup", "cgroup_mkdir"),
+    ("cgroup", "cgroup_rename"),
+    ("cgroup", "cgroup_rmdir"),
     ("raw_syscalls", "sys_exit"),
 ];
+/// Those that tell of control groups.
+const CGROUP_TRACEPOINTS: [&str; 3] = ["cgroup_mkdir", "cgroup_rename", "cgroup_rmdir"];
 
 /// PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h: the first pid namespace has this inode on every kernel since 3.8.
 const HOST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -150,6 +189,7 @@ impl Features {
             bpf_stats_enabled: number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
             jit: number("/proc/sys/net/core/bpf_jit_enable").map(|on| on != 0),
             cgroups: cgroups(&mountinfo),
+            cgroup_hierarchy: cgroup_hierarchy(&fs::read_to_string("/proc/cgroups").unwrap_or_default()),
             whole_cgroup_tree: whole_cgroup_tree(&mountinfo),
             host_pid_namespace,
             host_network_namespace: if host_pid_namespace == Some(true) { privileges::host_network_namespace(proc) } else { None },
@@ -191,6 +231,11 @@ impl Features {
 
     pub fn has_tracepoint(&self, name: &str) -> bool {
         self.tracepoints.get(name).copied().unwrap_or(false)
+    }
+
+    /// The kernel can tell when control groups are made and removed.
+    pub fn tells_cgroups(&self) -> bool {
+        CGROUP_TRACEPOINTS.iter().all(|name| self.has_tracepoint(name))
     }
 
     /// Privileges to load tracing programs. Container engines older than CAP_BPF (Linux 5.8) grant CAP_SYS_ADMIN alone.
@@ -330,6 +375,22 @@ fn whole_cgroup_tree(mountinfo: &str) -> Option<bool> {
     Some(roots.any(|root| root.ino() == ROOT_INODE))
 }
 
+/// From cgroups(7)'s `/proc/cgroups`, whose second column is the number of the version 1 hierarchy that has the controller, 0 if none
+/// has. Asked in the order in which the controllers were given to engines: all of these place containers with the first.
+fn cgroup_hierarchy(table: &str) -> CgroupHierarchy {
+    let number = |name: &str| {
+        let columns = table.lines().map(|line| line.split_ascii_whitespace()).find_map(|mut columns| {
+            let here = columns.next()? == name;
+            here.then_some(columns)
+        });
+        columns.and_then(|mut columns| columns.next()?.parse().ok()).filter(|number| *number != 0)
+    };
+    [CgroupController::Pids, CgroupController::Memory, CgroupController::Devices]
+        .into_iter()
+        .find_map(|controller| Some(CgroupHierarchy { controller, number: number(controller.version1_name()?)? }))
+        .unwrap_or_default()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -357,6 +418,7 @@ pub(crate) mod tests {
             jit: Some(true),
             cgroups: Cgroups::V2,
             whole_cgroup_tree: Some(true),
+            cgroup_hierarchy: CgroupHierarchy::default(),
             host_pid_namespace: Some(true),
             host_network_namespace: Some(true),
             bpf_call: Some(true),
@@ -387,6 +449,23 @@ pub(crate) mod tests {
         assert_eq!(cgroups(v2), Cgroups::V2);
         assert_eq!(cgroups(&format!("{v1}{v2}")), Cgroups::Hybrid);
         assert_eq!(cgroups("1 2 0:1 / / rw - ext4 /dev/cgroup rw\n"), Cgroups::None);
+    }
+
+    #[test]
+    fn containers_are_told_apart_by_a_version_1_controller_where_one_is_in_use() {
+        let table = |pids: u32, memory: u32, devices: u32| {
+            format!(
+                "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t3\t1\t1\nmemory\t{memory}\t59\t1\n\
+                 devices\t{devices}\t1\t1\npids\t{pids}\t2\t1\n"
+            )
+        };
+        let hierarchy = |controller, number| CgroupHierarchy { controller, number };
+        assert_eq!(cgroup_hierarchy(&table(8, 4, 5)), hierarchy(CgroupController::Pids, 8));
+        assert_eq!(cgroup_hierarchy(&table(0, 4, 5)), hierarchy(CgroupController::Memory, 4));
+        assert_eq!(cgroup_hierarchy(&table(0, 0, 5)), hierarchy(CgroupController::Devices, 5));
+        for table in [table(0, 0, 0), String::new(), "pids".to_owned(), "pids\tx".to_owned()] {
+            assert_eq!(cgroup_hierarchy(&table), hierarchy(CgroupController::Unified, 0), "{table:?}");
+        }
     }
 
     #[test]

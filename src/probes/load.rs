@@ -14,7 +14,11 @@ use libbpf_rs::{
     skel::{OpenSkel, SkelBuilder},
 };
 
-use super::{health::Health, hooks::HookFamily};
+use super::{
+    features::{CgroupController, CgroupHierarchy},
+    health::Health,
+    hooks::HookFamily,
+};
 use crate::skel::{OpenRemoraSkel, RemoraSkel, RemoraSkelBuilder, types};
 
 /// Everything that the kernel side must know before it is loaded.
@@ -31,6 +35,12 @@ pub struct LoadOptions {
     pub pids: Vec<u32>,
     /// Watch only connections with one of these ports at either end; empty: all.
     pub ports: Vec<u16>,
+    /// In which ids of control groups are given.
+    pub cgroups: CgroupHierarchy,
+    /// The kernel has the tracepoints that tell of control groups: [`super::features::Features::tells_cgroups`].
+    pub cgroup_events: bool,
+    /// Leave out what the [`super::table::CgroupFilter`] says.
+    pub filter_cgroups: bool,
     /// Bytes of each call that are captured until a connection's wish says otherwise.
     pub capture_len: u32,
     pub ring_bytes: u32,
@@ -79,26 +89,31 @@ impl Probes {
         #[allow(unsafe_code, reason = "a word shared with the kernel")]
         let reader_wake = unsafe { AtomicU32::from_ptr(&raw mut bss.reader_wake) };
         let mut probes = Self { skel, links: Vec::new(), health: Vec::new(), reader_wake };
-        probes.attach(options.family)?;
+        probes.attach(options)?;
         Ok(probes)
     }
 
-    fn attach(&mut self, family: HookFamily) -> Result<()> {
+    fn attach(&mut self, options: &LoadOptions) -> Result<()> {
         let progs = &self.skel.progs;
-        let data: &[&ProgramMut<'_>] = match family {
+        let data: &[&ProgramMut<'_>] = match options.family {
             HookFamily::Socket => &[&progs.on_taken, &progs.on_sock_send, &progs.on_sock_recv],
             HookFamily::Syscalls => &[&progs.on_sys_exit],
         };
         let needed = [&progs.on_set_state, &progs.on_destroy];
-        let optional = [&progs.on_exec, &progs.on_exit, &progs.on_fork];
+        let groups = [&progs.on_cgroup_mkdir, &progs.on_cgroup_rename, &progs.on_cgroup_rmdir];
+        let optional = [&progs.on_exec, &progs.on_exit, &progs.on_fork].into_iter().chain(groups);
         // Life before data, so that a connection opened in between is not taken for an old one.
         for (program, required) in needed
             .into_iter()
             .map(|program| (program, true))
-            .chain(optional.into_iter().map(|program| (program, false)))
+            .chain(optional.map(|program| (program, false)))
             .chain(data.iter().map(|program| (*program, true)))
         {
             let name = program.name().to_string_lossy().into_owned();
+            if !program.autoload() {
+                self.health.push((name, Health::Unsupported));
+                continue;
+            }
             match program.attach() {
                 Ok(link) => {
                     self.links.push(link);
@@ -142,6 +157,12 @@ impl Probes {
         Ok(super::table::Wishes::new(MapHandle::try_from(&self.skel.maps.wishes).context("taking a handle of the wishes map")?))
     }
 
+    /// The control groups that are ignored; has a say where [`LoadOptions::filter_cgroups`] was set.
+    pub fn cgroup_filter(&self) -> Result<super::table::CgroupFilter> {
+        let map = MapHandle::try_from(&self.skel.maps.cgroups).context("taking a handle of the control group filter")?;
+        Ok(super::table::CgroupFilter::new(map))
+    }
+
     pub fn tallies(&self) -> Result<super::table::Tallies> {
         Ok(super::table::Tallies::new(MapHandle::try_from(&self.skel.maps.stats).context("taking a handle of the stats map")?))
     }
@@ -155,6 +176,9 @@ impl Probes {
             &progs.on_exec,
             &progs.on_exit,
             &progs.on_fork,
+            &progs.on_cgroup_mkdir,
+            &progs.on_cgroup_rename,
+            &progs.on_cgroup_rmdir,
             &progs.on_taken,
             &progs.on_sock_send,
             &progs.on_sock_recv,
@@ -218,6 +242,9 @@ fn configure(open: &mut OpenRemoraSkel<'_>, options: &LoadOptions) -> Result<()>
     settings.watch_server = options.watch_server.into();
     settings.filter_pids = (!options.pids.is_empty()).into();
     settings.filter_ports = (!options.ports.is_empty()).into();
+    settings.filter_cgroups = options.filter_cgroups.into();
+    settings.cgroup_controller = controller(options.cgroups.controller).0 as u8;
+    settings.cgroup_hierarchy = options.cgroups.number;
     settings.capture_len = options.capture_len;
     settings.wake_bytes = u64::from(options.ring_bytes / 8);
 
@@ -228,6 +255,13 @@ fn configure(open: &mut OpenRemoraSkel<'_>, options: &LoadOptions) -> Result<()>
     open.maps.pids.set_max_entries(options.pids.len().max(1) as u32).context("sizing the process filter")?;
     open.maps.ports.set_max_entries(options.ports.len().max(1) as u32).context("sizing the port filter")?;
 
+    if !options.filter_cgroups {
+        open.maps.cgroups.set_max_entries(1).context("sizing the control group filter")?;
+    }
+
+    for program in [&mut open.progs.on_cgroup_mkdir, &mut open.progs.on_cgroup_rename, &mut open.progs.on_cgroup_rmdir] {
+        program.set_autoload(options.cgroup_events);
+    }
     let socket = options.family == HookFamily::Socket;
     open.progs.on_taken.set_autoload(socket);
     open.progs.on_sock_send.set_autoload(socket);
@@ -235,6 +269,15 @@ fn configure(open: &mut OpenRemoraSkel<'_>, options: &LoadOptions) -> Result<()>
     open.progs.on_sys_exit.set_autoload(!socket);
     open.maps.mmsg.set_autocreate(socket).context("leaving out the message map")?;
     Ok(())
+}
+
+fn controller(controller: CgroupController) -> types::cgroup_controller {
+    match controller {
+        CgroupController::Unified => types::cgroup_controller::CGROUP_UNIFIED,
+        CgroupController::Pids => types::cgroup_controller::CGROUP_PIDS,
+        CgroupController::Memory => types::cgroup_controller::CGROUP_MEMORY,
+        CgroupController::Devices => types::cgroup_controller::CGROUP_DEVICES,
+    }
 }
 
 /// Inode number of our own network namespace.

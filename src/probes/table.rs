@@ -1,9 +1,9 @@
-//! The maps that user space reads or writes while the programs run: connections, wishes, tallies.
+//! The maps that user space reads or writes while the programs run: connections, wishes, ignored control groups, tallies.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context, Result};
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use crate::{
     event::Totals,
@@ -83,6 +83,41 @@ impl Wishes {
             limit: word(u64::from(wish.limit)),
         };
         self.map.update(&slot.to_ne_bytes(), bytes(&value), MapFlags::ANY).context("writing the wishes map")
+    }
+}
+
+/// Control groups of which the kernel reports nothing: connections and UDP sockets of their processes are dropped from the moment at which
+/// their process is known. For any thread.
+#[derive(Clone)]
+pub struct CgroupFilter {
+    map: Arc<MapHandle>,
+}
+
+impl CgroupFilter {
+    pub(super) fn new(map: MapHandle) -> Self {
+        Self { map: Arc::new(map) }
+    }
+
+    /// Nothing more of this group. What is open is reported once more, at its close.
+    ///
+    /// # Errors
+    /// There are as many already as the map holds, 16,384 (one, if the programs were loaded without the filter).
+    pub fn ignore(&self, cgroup_id: u64) -> Result<()> {
+        self.map.update(&cgroup_id.to_ne_bytes(), &[1], MapFlags::ANY).with_context(|| format!("leaving out the control group {cgroup_id}"))
+    }
+
+    /// Takes [`Self::ignore`] back, for what is opened from here on; also when the group is gone, to make room. One that was not ignored
+    /// is no error.
+    ///
+    /// # Errors
+    /// The kernel refuses the change.
+    pub fn allow(&self, cgroup_id: u64) -> Result<()> {
+        match self.map.delete(&cgroup_id.to_ne_bytes()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("taking the control group {cgroup_id} in again"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

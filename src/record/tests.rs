@@ -284,3 +284,12 @@ proptest! {
         prop_assert_eq!(read(&bytes).unwrap(), (expected, Ending::Complete));
     }
 }
+
+/// What a newer version knows of a process, an older one did not write.
+#[test]
+fn facts_of_older_recordings_have_what_was_known_then() {
+    let container = json!({ "id": "ab", "runtime": "docker", "name": null, "image": null });
+    let old = json!({ "pid": 42, "comm": "nginx", "executable": null, "command": null, "container": container });
+    let read: Process = rmp_serde::from_slice(&rmp_serde::to_vec_named(&old).unwrap()).unwrap();
+    assert_eq!((read.unit, read.container.unwrap().pod_uid), (None, None));
+}

@@ -68,6 +68,8 @@ pub fn others(connection: u64, time_ns: u64) -> Vec<Vec<u8>> {
         Body::Exec { cgroup_id: 8, comm, filename: b"/usr/sbin/server", argv0: b"server: worker" },
         Body::Exit,
         Body::Fork { child: 44 },
+        Body::Cgroup { id: 8, path: b"/docker/abc", removed: false },
+        Body::Cgroup { id: 8, path: b"", removed: true },
         Body::Counters(totals),
         Body::Tick,
         Body::Sweep { since_ns: 1 },

@@ -6,6 +6,7 @@ mod adoption;
 mod amqp;
 mod bulk;
 mod calls;
+mod cgroups;
 mod churn;
 mod containers;
 mod dns;

@@ -163,6 +163,14 @@ impl Agent {
         line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") * 1024
     }
 
+    /// SIGSTOP and SIGCONT: what happens in between is seen by the kernel's programs alone.
+    pub fn asleep<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.process.signal(Signal::SIGSTOP);
+        let outcome = act();
+        self.process.signal(Signal::SIGCONT);
+        outcome
+    }
+
     /// Waits until what was reported so far satisfies the condition.
     #[track_caller]
     pub fn wait_for(&self, what: &str, condition: impl Fn(&Report) -> bool) {

@@ -1,6 +1,7 @@
 //! Control groups that look like those of container engines, in every hierarchy of this machine, gone with the test.
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,14 +14,28 @@ pub struct Cgroup {
 impl Cgroup {
     /// `path` is relative to the root of a hierarchy, such as `docker/0123…`.
     pub fn new(path: &str) -> Self {
-        let mut directories = Vec::new();
-        for root in roots() {
+        let roots = roots();
+        assert!(!roots.is_empty(), "no cgroup hierarchy is mounted below /sys/fs/cgroup");
+        Self::below(&roots, path)
+    }
+
+    /// In one tree only: what is started inside stays where it is in all others.
+    pub fn in_one(root: &Path, path: &str) -> Self {
+        Self::below(&[root.to_owned()], path)
+    }
+
+    fn below(roots: &[PathBuf], path: &str) -> Self {
+        let make = |root: &PathBuf| {
             let directory = root.join(path);
             std::fs::create_dir_all(&directory).unwrap_or_else(|error| panic!("make {}: {error}", directory.display()));
-            directories.push(directory);
-        }
-        assert!(!directories.is_empty(), "no cgroup hierarchy is mounted below /sys/fs/cgroup");
-        Self { directories }
+            directory
+        };
+        Self { directories: roots.iter().map(make).collect() }
+    }
+
+    /// The kernel's number of the group, in the first of its trees.
+    pub fn id(&self) -> u64 {
+        std::fs::metadata(&self.directories[0]).expect("look at a control group").ino()
     }
 
     /// Starts a program inside: a shell moves itself there and becomes the program.
@@ -53,7 +68,8 @@ impl Drop for Cgroup {
     }
 }
 
-fn roots() -> Vec<PathBuf> {
+/// The trees that container engines use on this machine.
+pub fn roots() -> Vec<PathBuf> {
     let top = Path::new("/sys/fs/cgroup");
     let of_this_machine = ["unified", "memory", "pids"].map(|name| top.join(name));
     let mut roots: Vec<PathBuf> = of_this_machine.into_iter().filter(|root| root.join("cgroup.procs").exists()).collect();
