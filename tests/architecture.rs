@@ -56,6 +56,9 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("thread::spawn", &[]),
     ("thread::scope", &["agent/pipeline.rs"]),
     ("crossbeam_channel", &["agent/"]),
+    ("kube::", &["attribution/kubernetes"]),
+    ("k8s_openapi::", &["attribution/kubernetes"]),
+    ("http_body_util::", &["attribution/kubernetes"]),
 ];
 
 /// Rooms without clock, I/O or threads, and what would bring them in.

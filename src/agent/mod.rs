@@ -37,8 +37,8 @@ use crossbeam_channel::{Receiver, after, never, select};
 use tokio::sync::watch;
 
 use crate::{
-    attribution::{CgroupPaths, Cluster, Conntrack, ContainerNames, Listeners, Processes, process::PROCESSES_MAX},
-    config::{Config, Output, Raw, Sides},
+    attribution::{CgroupPaths, Cluster, Conntrack, ContainerNames, Listeners, Processes, kubernetes, process::PROCESSES_MAX},
+    config::{Config, Kubernetes, Output, Raw, Sides},
     export::{
         Name, Published,
         json::{self, ReadyView, SummaryView},
@@ -123,15 +123,16 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let tape = recording.map(|path| open_tape(path, config, unix_ns, unix_offset_ns)).transpose()?;
     let probes = load(config, &features, family, own_port)?;
 
+    let host = nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned());
     let losses = Arc::new(Losses::default());
     let containers = Arc::new(ContainerNames::default());
-    let cluster = Arc::new(Cluster::default());
+    let kubernetes = kubernetes_options(config, &host);
+    let cluster = Arc::new(Cluster::new(&kubernetes));
     let proc_root = Path::new("/proc");
     let mut listeners = Listeners::new(proc_root);
     listeners.rescan(start_ns);
     let stop = Arc::new(AtomicBool::new(false));
     let connections = Arc::new(AtomicU64::new(0));
-    let host = nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned());
 
     // After the programs were attached: a group that is made in between is seen twice rather than not at all.
     let mut cgroups = CgroupPaths::find(proc_root, features.cgroup_hierarchy.controller.version1_name());
@@ -169,6 +170,8 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
         published: Arc::clone(&published),
         engines: config.docker_socket.sockets(),
         containers,
+        kubernetes: (config.kubernetes != Kubernetes::Off).then_some(kubernetes),
+        cluster,
         shutdown: shut,
     };
     let mut helpers = vec![pipeline::serve(services, control.clone())?];
@@ -229,6 +232,8 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
         published: Arc::clone(&published),
         engines: Vec::new(),
         containers: Arc::default(),
+        kubernetes: None,
+        cluster: Arc::default(),
         shutdown: shut,
     };
     let helper = pipeline::serve(services, control)?;
@@ -292,6 +297,20 @@ fn options(config: &Config, worker: usize, frames: bool, unix_offset_ns: i64) ->
         raw: raw(&config.raw),
         unix_offset_ns,
         connections: config.max_connections as usize,
+    }
+}
+
+fn kubernetes_options(config: &Config, host: &str) -> kubernetes::Options {
+    kubernetes::Options {
+        kubeconfig: config.kubeconfig.clone(),
+        is_required: config.kubernetes == Kubernetes::On,
+        // As the kubelet does where nothing else is said.
+        node_name: Some(config.node_name.clone().unwrap_or_else(|| host.to_lowercase())),
+        pod_labels: config.pod_selector.clone().unwrap_or_default(),
+        pod_fields: config.pod_field_selector.clone().unwrap_or_default(),
+        labels: config.show_label.clone(),
+        namespaces: config.namespace.clone(),
+        excluded_namespaces: config.exclude_namespace.clone(),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::pipeline::Control;
 use crate::{
-    attribution::{self, ContainerNames},
+    attribution::{self, Cluster, ContainerNames, kubernetes},
     export::{Published, http},
     telemetry::Exit,
 };
@@ -25,13 +25,16 @@ pub struct Services {
     /// Sockets where an engine may listen that names containers.
     pub engines: Vec<PathBuf>,
     pub containers: Arc<ContainerNames>,
+    /// `None` where no cluster is asked.
+    pub kubernetes: Option<kubernetes::Options>,
+    pub cluster: Arc<Cluster>,
     pub shutdown: watch::Receiver<bool>,
 }
 
 /// Runs until the shutdown; says on `catching` when signals are caught.
 pub fn run(services: Services, control: &Sender<Control>, catching: &Sender<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let Services { listener, published, engines, containers, shutdown } = services;
+    let Services { listener, published, engines, containers, kubernetes, cluster, shutdown } = services;
     runtime.block_on(async {
         let ended = |mut shutdown: watch::Receiver<bool>| async move {
             // An error means that the sender is gone: that is an end, too.
@@ -49,8 +52,14 @@ pub fn run(services: Services, control: &Sender<Control>, catching: &Sender<()>)
             }
             Ok(())
         };
+        let pods = async {
+            match kubernetes {
+                Some(options) => kubernetes::watch(options, cluster, ended(shutdown.clone())).await,
+                None => Ok(()),
+            }
+        };
         let serving = async {
-            tokio::try_join!(http, names)?;
+            tokio::try_join!(http, names, pods)?;
             ended(shutdown.clone()).await;
             Ok(())
         };

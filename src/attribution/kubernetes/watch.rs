@@ -1,0 +1,616 @@
+//! Follows the kinds of the API, each by itself: a list, then what changes. Decides what to do when that fails.
+//!
+//! Not by the watcher of kube's runtime: one object that is not understood would cost it the whole list, it does not see a server that
+//! passes over a request for a streaming list, and it has no count of bytes.
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, anyhow};
+use kube::{
+    Client,
+    api::{ListParams, Request, WatchParams},
+    client::Body,
+};
+use serde::de::DeserializeOwned;
+use tracing::{debug, info, warn};
+
+use super::{
+    Options,
+    answer::{Answer, Bare, Bookmark, Event, Line, Lines, Page, PageMeta, Status},
+    connect::{self, Found},
+    health::{Kind, KindCounters, State},
+    objects::{Meta, MetaObject, NodeObject, PodObject, ServiceObject, SliceObject},
+    store::{Cluster, uid_key},
+    writer::{Moment, Writer},
+};
+
+/// A page of a list; 250 pods of 8 KB are 2 MB.
+const PAGE: u32 = 250;
+/// Beyond this smaller pages are asked for.
+const PAGE_BYTES_MAX: usize = 64 << 20;
+/// After so many objects others get their turn.
+const TURN: usize = 32;
+/// The server ends a watch after this time; up to a fifth is added.
+const WATCH_S: u32 = 240;
+/// Marks the end of a streaming list.
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+/// How patient the watch is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub first_retry: Duration,
+    pub longest_retry: Duration,
+    /// Between questions that RBAC forbids.
+    pub forbidden: Duration,
+    /// For the head of an answer, and each piece of a list.
+    pub answer: Duration,
+    /// Without any line of a watch: bookmarks come about once a minute.
+    pub quiet: Duration,
+    /// Without any line of a streaming list.
+    pub streaming: Duration,
+    /// Between looks for what may be forgotten.
+    pub sweep: Duration,
+}
+
+const PACE: Pace = Pace {
+    first_retry: Duration::from_millis(500),
+    longest_retry: Duration::from_secs(30),
+    forbidden: Duration::from_secs(60),
+    answer: Duration::from_secs(60),
+    quiet: Duration::from_secs(150),
+    streaming: Duration::from_secs(10),
+    sweep: Duration::from_secs(10),
+};
+
+/// Keeps `cluster` as the API server tells, until `shutdown` is ready. Must run on a tokio runtime with I/O and time enabled.
+///
+/// # Errors
+/// A cluster is demanded or named, and cannot be asked. Failures after that only make the copy grow old.
+pub async fn watch(options: Options, cluster: Arc<Cluster>, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let mut shutdown = pin!(shutdown);
+    let found = tokio::select! {
+        () = &mut shutdown => return Ok(()),
+        found = connect::find(&options) => found?,
+    };
+    if let Some(found) = found {
+        watch_at(PACE, found, &options, cluster, shutdown).await;
+    }
+    Ok(())
+}
+
+pub(super) async fn watch_at(pace: Pace, found: Found, options: &Options, cluster: Arc<Cluster>, shutdown: impl Future<Output = ()>) {
+    cluster.set_server(&found.server);
+    let writer = Mutex::new(Writer::new(Arc::clone(&cluster), options));
+    let server = Server { pace, client: found.client, url: found.server, cluster, writer, has_said: AtomicBool::new(false) };
+    let server = &server;
+    let follower = |kind| Follower::new(server, kind, options);
+    let followers = async {
+        tokio::join!(
+            follower(Kind::ReplicaSets).follow::<MetaObject>(),
+            follower(Kind::Jobs).follow::<MetaObject>(),
+            follower(Kind::Pods).follow::<PodObject>(),
+            follower(Kind::Services).follow::<ServiceObject>(),
+            follower(Kind::EndpointSlices).follow::<SliceObject>(),
+            follower(Kind::Nodes).follow::<NodeObject>(),
+        )
+    };
+    let sweeps = async {
+        loop {
+            tokio::time::sleep(pace.sweep).await;
+            server.write(|writer, now| writer.settle(now));
+        }
+    };
+    tokio::select! {
+        () = shutdown => {}
+        _ = followers => {}
+        () = sweeps => {}
+    }
+}
+
+/// What the followers share.
+struct Server {
+    pace: Pace,
+    client: Client,
+    url: String,
+    cluster: Arc<Cluster>,
+    writer: Mutex<Writer>,
+    /// That the server does not answer was logged.
+    has_said: AtomicBool,
+}
+
+impl Server {
+    fn write<T>(&self, act: impl FnOnce(&mut Writer, Moment) -> T) -> T {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut writer, now())
+    }
+}
+
+fn now() -> Moment {
+    let mono = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let mono_ns = mono.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    Moment { mono_ns, unix_ns: unix().as_nanos() as u64 }
+}
+
+fn unix() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// An object that is followed.
+trait Followed: DeserializeOwned {
+    fn meta(&self) -> &Meta;
+    /// `false`: it makes no sense.
+    fn put(&self, kind: Kind, writer: &mut Writer, now: Moment) -> bool;
+}
+
+impl Followed for PodObject {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+    fn put(&self, _kind: Kind, writer: &mut Writer, now: Moment) -> bool {
+        writer.put_pod(self, now)
+    }
+}
+
+impl Followed for ServiceObject {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+    fn put(&self, _kind: Kind, writer: &mut Writer, now: Moment) -> bool {
+        writer.put_service(self, now)
+    }
+}
+
+impl Followed for SliceObject {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+    fn put(&self, _kind: Kind, writer: &mut Writer, _now: Moment) -> bool {
+        writer.put_slice(self)
+    }
+}
+
+impl Followed for NodeObject {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+    fn put(&self, _kind: Kind, writer: &mut Writer, now: Moment) -> bool {
+        writer.put_node(self, now)
+    }
+}
+
+impl Followed for MetaObject {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+    fn put(&self, kind: Kind, writer: &mut Writer, _now: Moment) -> bool {
+        writer.put_owner(kind, self)
+    }
+}
+
+/// Why a list or a watch came to its end.
+enum Failure {
+    /// The server does not remember the version: all must be listed anew.
+    Expired,
+    /// It has no streaming lists.
+    NotStreaming,
+    /// A page had too many bytes.
+    Oversized,
+    /// This version of the API is not served.
+    NotServed,
+    Forbidden(String),
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Follows one kind.
+struct Follower<'a> {
+    server: &'a Server,
+    kind: Kind,
+    labels: Option<String>,
+    fields: Option<String>,
+    /// Where the watch stands; `None` before a list, and when it must be made anew.
+    version: Option<String>,
+    may_stream: bool,
+    is_beta: bool,
+    page: u32,
+}
+
+impl<'a> Follower<'a> {
+    fn new(server: &'a Server, kind: Kind, options: &Options) -> Self {
+        let selector = |text: &String| Some(text.clone()).filter(|text| kind == Kind::Pods && !text.is_empty());
+        let (labels, fields) = (selector(&options.pod_labels), selector(&options.pod_fields));
+        server.cluster.set_state(kind, State::Starting { why: None });
+        Self { server, kind, labels, fields, version: None, may_stream: true, is_beta: false, page: PAGE }
+    }
+
+    async fn follow<T: Followed>(mut self) -> Infallible {
+        let pace = self.server.pace;
+        let mut retry = pace.first_retry;
+        loop {
+            let began = tokio::time::Instant::now();
+            let result = match self.version.clone() {
+                Some(version) => self.watch::<T>(version).await,
+                None if self.may_stream => self.stream::<T>().await,
+                None => self.list::<T>().await,
+            };
+            let lasted = began.elapsed();
+            let is_listed = self.version.is_some();
+            match result {
+                // The orderly end of a watch; or a list after which the watch begins.
+                Ok(was_watch) => {
+                    if !was_watch || lasted > pace.first_retry {
+                        retry = pace.first_retry;
+                        continue;
+                    }
+                }
+                Err(Failure::Expired) => {
+                    debug!("{}: the API server forgot where the watch stood; listing anew", self.kind.name());
+                    self.version = None;
+                }
+                Err(Failure::NotStreaming) => {
+                    self.may_stream = false;
+                    continue;
+                }
+                Err(Failure::Oversized) => {
+                    self.page = (self.page / 2).max(1);
+                    continue;
+                }
+                Err(Failure::NotServed) => {
+                    self.is_beta = !self.is_beta;
+                    self.version = None;
+                    self.failed(anyhow!("the API server does not serve {}", self.path()));
+                }
+                Err(Failure::Forbidden(why)) => {
+                    self.forbidden(&why);
+                    tokio::time::sleep(jittered(pace.forbidden)).await;
+                    continue;
+                }
+                Err(Failure::Other(error)) => {
+                    // A watch that lasted is worth another at once.
+                    if is_listed && lasted >= pace.longest_retry {
+                        retry = pace.first_retry;
+                    }
+                    self.failed(error);
+                }
+            }
+            tokio::time::sleep(jittered(retry)).await;
+            retry = (retry * 2).min(pace.longest_retry);
+        }
+    }
+
+    fn path(&self) -> &'static str {
+        match self.kind {
+            Kind::Pods => "/api/v1/pods",
+            Kind::Services => "/api/v1/services",
+            Kind::Nodes => "/api/v1/nodes",
+            Kind::EndpointSlices if self.is_beta => "/apis/discovery.k8s.io/v1beta1/endpointslices",
+            Kind::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
+            Kind::ReplicaSets => "/apis/apps/v1/replicasets",
+            Kind::Jobs => "/apis/batch/v1/jobs",
+        }
+    }
+
+    fn counters(&self) -> &'a KindCounters {
+        self.server.cluster.counters.of(self.kind)
+    }
+
+    /// All objects in pages; the watch begins where the list ends.
+    async fn list<T: Followed>(&mut self) -> Result<bool, Failure> {
+        let mut listed = HashSet::new();
+        let mut rest = None;
+        loop {
+            let parameters = ListParams {
+                label_selector: self.labels.clone(),
+                field_selector: self.fields.clone(),
+                limit: Some(self.page),
+                continue_token: rest,
+                ..ListParams::default()
+            };
+            let request = Request::new(self.path()).list(&parameters).context("asking for a list")?;
+            let mut answer = self.ask(request, "PartialObjectMetadataList", self.server.pace.answer).await?;
+            let Some(body) = answer.whole(PAGE_BYTES_MAX).await.context("reading a list")? else {
+                return Err(if self.page > 1 {
+                    Failure::Oversized
+                } else {
+                    anyhow!("one object of more than {PAGE_BYTES_MAX} bytes").into()
+                });
+            };
+            let (items, meta) = self.page::<T>(&body)?;
+            drop(body);
+            let mut items = items.into_iter();
+            while items.len() > 0 {
+                self.server.write(|writer, now| {
+                    for item in items.by_ref().take(TURN) {
+                        self.put(writer, &item, now);
+                        listed.extend(uid_key(&item.meta().uid));
+                    }
+                    writer.settle(now);
+                });
+                tokio::task::yield_now().await;
+            }
+            rest = meta.rest.filter(|rest| !rest.is_empty());
+            if rest.is_none() {
+                self.listed(&listed);
+                self.version = Some(meta.resource_version);
+                return Ok(false);
+            }
+        }
+    }
+
+    /// A page whose objects are not all understood is read a second time, one by one.
+    fn page<T: Followed>(&self, body: &[u8]) -> Result<(Vec<T>, PageMeta), Failure> {
+        if let Ok(page) = serde_json::from_slice::<Page<T>>(body) {
+            return Ok((page.items.unwrap_or_default(), page.metadata));
+        }
+        let page: Page<serde_json::Value> = serde_json::from_slice(body).context("reading a list")?;
+        let read = |item| match serde_json::from_value(item) {
+            Ok(item) => Some(item),
+            Err(error) => {
+                self.malformed(&error.to_string());
+                None
+            }
+        };
+        Ok((page.items.unwrap_or_default().into_iter().filter_map(read).collect(), page.metadata))
+    }
+
+    /// The same as a list and a watch by one request (1.27 and later). An older server refuses it, or passes over what it does not
+    /// know and never marks the end.
+    async fn stream<T: Followed>(&mut self) -> Result<bool, Failure> {
+        let parameters = WatchParams { send_initial_events: true, ..self.watch_parameters() };
+        let request = Request::new(self.path()).watch(&parameters, "").context("asking for a watch")?;
+        let answer = match self.ask(request, "PartialObjectMetadata", self.server.pace.streaming).await {
+            Err(Failure::Other(error)) if error.is::<Refused>() => return Err(Failure::NotStreaming),
+            answer => answer?,
+        };
+        let mut lines = Lines::new(answer);
+        let mut listed = HashSet::new();
+        let mut turn = 0;
+        loop {
+            let line = match lines.next().await {
+                Err(error) if error.is::<super::answer::Quiet>() => return Err(Failure::NotStreaming),
+                line => line.context("reading a streaming list")?,
+            };
+            match self.event::<T>(line)? {
+                Told::End => return Err(anyhow!("the streaming list broke off").into()),
+                Told::Object(uid) => listed.extend(uid),
+                Told::Bookmark { ends_list: false } => return Err(Failure::NotStreaming),
+                Told::Bookmark { ends_list: true } => break,
+                Told::Nothing => {}
+            }
+            turn += 1;
+            if turn % TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.listed(&listed);
+        drop(listed);
+        lines.answer.patience = self.server.pace.quiet;
+        self.read::<T>(lines).await
+    }
+
+    async fn watch<T: Followed>(&mut self, version: String) -> Result<bool, Failure> {
+        let request = Request::new(self.path()).watch(&self.watch_parameters(), &version).context("asking for a watch")?;
+        let answer = self.ask(request, "PartialObjectMetadata", self.server.pace.quiet).await?;
+        self.synced();
+        self.read::<T>(Lines::new(answer)).await
+    }
+
+    async fn read<T: Followed>(&mut self, mut lines: Lines<'_>) -> Result<bool, Failure> {
+        let mut turn = 0;
+        loop {
+            let line = lines.next().await.context("reading a watch")?;
+            if let Told::End = self.event::<T>(line)? {
+                return Ok(true);
+            }
+            turn += 1;
+            if turn % TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn watch_parameters(&self) -> WatchParams {
+        WatchParams {
+            label_selector: self.labels.clone(),
+            field_selector: self.fields.clone(),
+            // Not all at once, after they began at once.
+            timeout: Some(WATCH_S + chance(WATCH_S / 5)),
+            ..WatchParams::default()
+        }
+    }
+
+    /// The answer, if it is one of success. Of some kinds the metadata is enough.
+    async fn ask(&self, mut request: http::Request<Vec<u8>>, partial: &str, patience: Duration) -> Result<Answer<'a>, Failure> {
+        if matches!(self.kind, Kind::ReplicaSets | Kind::Jobs) {
+            let accept = format!("application/json;as={partial};g=meta.k8s.io;v=v1,application/json");
+            request.headers_mut().insert(http::header::ACCEPT, accept.parse().context("asking for metadata")?);
+        }
+        let sent = tokio::time::timeout(self.server.pace.answer, self.server.client.send(request.map(Body::from))).await;
+        let answer = sent.map_err(|_| anyhow!("no answer within {:?}", self.server.pace.answer))?.context("asking the API server")?;
+        let code = answer.status().as_u16();
+        let mut answer = Answer { body: answer.into_body(), patience, bytes: &self.counters().bytes };
+        if code == 200 {
+            return Ok(answer);
+        }
+        let body = answer.whole(64 << 10).await.ok().flatten().unwrap_or_default();
+        let status: Status = serde_json::from_slice(&body).unwrap_or_default();
+        let message = if status.message.is_empty() { format!("status {code}") } else { status.message };
+        Err(match code {
+            403 => Failure::Forbidden(message),
+            404 => Failure::NotServed,
+            410 => Failure::Expired,
+            400 | 406 | 422 => Failure::Other(Refused(message).into()),
+            _ => Failure::Other(anyhow!("the API server answered {code}: {message}")),
+        })
+    }
+
+    fn event<T: Followed>(&mut self, line: Line<'_>) -> Result<Told, Failure> {
+        let text = match line {
+            Line::Text(text) => text,
+            Line::Oversized => {
+                self.malformed("an event of too many bytes");
+                return Ok(Told::Nothing);
+            }
+            Line::End => return Ok(Told::End),
+        };
+        let event = match serde_json::from_slice::<Event<T>>(text) {
+            Ok(event) => event,
+            Err(error) => {
+                let bare: Event<Bare> = serde_json::from_slice(text).context("reading an event")?;
+                self.malformed(&error.to_string());
+                self.advance(&bare.object.metadata.resource_version);
+                return Ok(Told::Nothing);
+            }
+        };
+        match event.kind.as_str() {
+            "ADDED" | "MODIFIED" => {
+                self.server.write(|writer, now| {
+                    self.put(writer, &event.object, now);
+                    writer.settle(now);
+                });
+            }
+            "DELETED" => {
+                self.counters().events.fetch_add(1, Ordering::Relaxed);
+                if let Some(uid) = uid_key(&event.object.meta().uid) {
+                    self.server.write(|writer, now| {
+                        writer.remove(self.kind, uid, now);
+                        writer.settle(now);
+                    });
+                }
+            }
+            "BOOKMARK" => {
+                let bookmark: Event<Bookmark> = serde_json::from_slice(text).context("reading a bookmark")?;
+                let meta = bookmark.object.metadata;
+                let ends_list = meta.annotations.get(INITIAL_END).is_some_and(|value| value == "true");
+                if ends_list {
+                    self.version = Some(meta.resource_version);
+                } else {
+                    self.advance(&meta.resource_version);
+                }
+                return Ok(Told::Bookmark { ends_list });
+            }
+            "ERROR" => {
+                let status: Event<Status> = serde_json::from_slice(text).context("reading an error")?;
+                let Status { code, message, reason } = status.object;
+                let is_expired = code == 410 || matches!(reason.as_str(), "Expired" | "Gone");
+                return Err(if is_expired { Failure::Expired } else { anyhow!("the API server said {code}: {message}").into() });
+            }
+            _ => self.malformed("an event of a kind that is not known"),
+        }
+        let meta = event.object.meta();
+        self.advance(&meta.resource_version);
+        Ok(Told::Object(uid_key(&meta.uid)))
+    }
+
+    /// Within a streaming list versions are in no order, and there is none yet.
+    fn advance(&mut self, version: &str) {
+        if let Some(own) = self.version.as_mut().filter(|_| !version.is_empty()) {
+            version.clone_into(own);
+        }
+    }
+
+    fn put<T: Followed>(&self, writer: &mut Writer, object: &T, now: Moment) {
+        self.counters().events.fetch_add(1, Ordering::Relaxed);
+        if !object.put(self.kind, writer, now) {
+            self.malformed("it has no uid, or no name");
+        }
+    }
+
+    fn malformed(&self, why: &str) {
+        if self.counters().malformed.fetch_add(1, Ordering::Relaxed) == 0 {
+            warn!("{}: an object of the API server is not understood and left out: {why}", self.kind.name());
+        }
+    }
+
+    fn listed(&self, listed: &HashSet<u128>) {
+        self.counters().lists.fetch_add(1, Ordering::Relaxed);
+        self.server.write(|writer, now| {
+            writer.retain(self.kind, listed, now);
+            if self.kind == Kind::EndpointSlices {
+                writer.know_all_slices();
+            }
+            writer.settle(now);
+        });
+        self.synced();
+    }
+
+    fn synced(&self) {
+        let cluster = &self.server.cluster;
+        let states = &cluster.health.load().states;
+        if matches!(states[self.kind as usize], State::Synced { .. }) {
+            return;
+        }
+        cluster.set_state(self.kind, State::Synced { since_s: unix().as_secs() });
+        let is_stale = |state: &State| matches!(state, State::Stale { .. } | State::Starting { .. });
+        if !cluster.health.load().states.iter().any(is_stale) && self.server.has_said.swap(false, Ordering::Relaxed) {
+            info!("the API server at {} answers again", self.server.url);
+        }
+    }
+
+    fn failed(&self, error: anyhow::Error) {
+        self.counters().failures.fetch_add(1, Ordering::Relaxed);
+        let why: Arc<str> = format!("{error:#}").into();
+        debug!("{}: {why}; trying again", self.kind.name());
+        let since_s = unix().as_secs();
+        let before = self.server.cluster.health.load().states[self.kind as usize].clone();
+        let state = match before {
+            State::Synced { .. } => State::Stale { since_s, why: Arc::clone(&why) },
+            State::Stale { since_s, .. } => State::Stale { since_s, why: Arc::clone(&why) },
+            _ => State::Starting { why: Some(Arc::clone(&why)) },
+        };
+        self.server.cluster.set_state(self.kind, state);
+        if !self.server.has_said.swap(true, Ordering::Relaxed) {
+            warn!("the API server at {} does not answer ({}: {why}): names go by what was last known", self.server.url, self.kind.name());
+        }
+    }
+
+    fn forbidden(&self, why: &str) {
+        self.counters().failures.fetch_add(1, Ordering::Relaxed);
+        let why: Arc<str> = why.into();
+        let state = State::Forbidden { since_s: unix().as_secs(), why: Arc::clone(&why) };
+        if matches!(self.server.cluster.health.load().states[self.kind as usize], State::Forbidden { .. }) {
+            return;
+        }
+        self.server.cluster.set_state(self.kind, state);
+        warn!("the API server does not tell of {}: {why}; names that follow from them are missing", self.kind.name());
+    }
+}
+
+/// What a line told.
+enum Told {
+    Object(Option<u128>),
+    Bookmark { ends_list: bool },
+    Nothing,
+    End,
+}
+
+/// The server does not take the request as it is.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server refused the request: {0}")]
+struct Refused(String);
+
+/// Between half and all of `pause`, so that the agents of many nodes do not act at once.
+fn jittered(pause: Duration) -> Duration {
+    pause / 2 + pause / 2 * chance(1_000) / 1_000
+}
+
+/// Any number below `below`.
+fn chance(below: u32) -> u32 {
+    (RandomState::new().hash_one(0) % u64::from(below.max(1))) as u32
+}
