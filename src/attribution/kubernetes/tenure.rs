@@ -1,13 +1,17 @@
 //! Who had an address when. Pure: the times are given.
 //!
 //! What is known of a pod's hold on an address is never exact. `earliest` is a moment before which it certainly did not have it, `seen`
-//! one at which it certainly did (a status with the address was read), `gone` one from which it certainly has it no more. For a moment
-//! asked for, every pod that may have had the address counts: one alone is the answer; of several, the one that began last, if the
-//! moment is not before `seen` and all others certainly began before it. Else there is no answer.
+//! one at which it certainly did (a status with the address was read), `gone` one from which it certainly has it no more: its end was
+//! told then, and may have been [`DELIVERY_NS`] before. For a moment asked for, every pod that may have had the address counts. One
+//! alone is the answer; of several the one that began last is, if the moment is not before `seen` and all others certainly began
+//! before it. In the last moments before `gone`, and in all other cases, there is no answer.
 
 use std::sync::Arc;
 
 use crate::model::Pod;
+
+/// The API server tells what happens within this time, while it answers.
+pub const DELIVERY_NS: u64 = 1_000_000_000;
 
 /// A pod's hold on an address; times on the clock of the events.
 #[derive(Clone, Debug)]
@@ -33,14 +37,14 @@ pub fn holder(tenures: &[Tenure], time_ns: u64) -> Option<&Tenure> {
     let mut may = tenures.iter().filter(|tenure| tenure.may_hold(time_ns));
     let first = may.next()?;
     let last = may.clone().fold(first, |last, tenure| if tenure.seen_ns > last.seen_ns { tenure } else { last });
-    if may.next().is_none() {
-        return Some(first);
-    }
+    let is_alone = may.next().is_none();
     let others_began_before = || {
         let mut others = tenures.iter().filter(|tenure| tenure.may_hold(time_ns) && tenure.uid != last.uid);
         others.all(|tenure| tenure.begun_ns <= last.earliest_ns)
     };
-    (time_ns >= last.seen_ns && others_began_before()).then_some(last)
+    let held_it = is_alone || (time_ns >= last.seen_ns && others_began_before());
+    let still_had_it = last.gone_ns == u64::MAX || time_ns + DELIVERY_NS <= last.gone_ns;
+    (held_it && still_had_it).then_some(last)
 }
 
 /// The same without the tenures that ended before `horizon_ns`, and without the longest gone beyond `most`. What is forgotten must not

@@ -614,3 +614,7 @@ fn jittered(pause: Duration) -> Duration {
 fn chance(below: u32) -> u32 {
     (RandomState::new().hash_one(0) % u64::from(below.max(1))) as u32
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -487,3 +487,6 @@ fn namespaces_are_watched_as_the_settings_say() {
     assert!(!some(&[], &["shop"]).is_watched("shop") && some(&[], &["shop"]).is_watched("bank"));
     assert!(!some(&["shop"], &["shop"]).is_watched("shop"));
 }
+
+#[path = "history_tests.rs"]
+mod history;
