@@ -33,12 +33,12 @@ Needs root, or CAP_BPF and CAP_PERFMON; see remora doctor where it does not star
 
 Keys in the table: r, e, p sort by rate, errors, p99; arrows, PgUp, PgDn, Home, End scroll; q leaves.
 Where standard output is no terminal, the table is printed as plain lines every five seconds.
-HTTP at the address of --listen: /metrics /healthz /readyz /api/v1/service-map
+HTTP at the address of --listen: /metrics /healthz /readyz /api/v1/service-map /api/v1/status
 Ctrl-C or SIGTERM ends it within two seconds, with a summary of what was seen and lost.";
 
 const AGENT: &str = "\
 The same as remora run, but with no table: what is seen leaves by HTTP at the address of --listen
-(/metrics /healthz /readyz /api/v1/service-map), and as JSON lines with --output json.
+(/metrics /healthz /readyz /api/v1/service-map /api/v1/status), and as JSON lines with --output json.
 For scrapers on other hosts: --listen 0.0.0.0:7117. There is no login: keep the port inside your network.";
 
 const DOCTOR: &str = "\

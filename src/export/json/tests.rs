@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use super::*;
 use crate::{
-    export::fixtures::published,
+    export::fixtures::{cluster, published},
     model::{Flags, Workload, WorkloadKind},
 };
 
@@ -252,5 +252,48 @@ proptest! {
 fn numbers_have_no_leading_zeros() {
     for value in [0, 9, 10, 99, 100, 101, 999, 1_000, 12_345, u64::MAX - 1, u64::MAX] {
         assert_eq!(line(|out| number(out, value)), value.to_string());
+    }
+}
+
+/// What the page of the API shows as answers.
+fn examples() -> [Json; 2] {
+    let cluster = cluster(false);
+    let chosen = Filter { namespace: Some("shop".to_owned()), workload: Some("web".to_owned()) };
+    let mut map: Json = serde_json::from_str(&line(|out| service_map(out, &cluster.snapshot, &chosen))).unwrap();
+    map["edges"].as_array_mut().unwrap().retain(|edge| edge["server"]["name"] == "cart");
+    let mut status: Json = serde_json::from_str(&line(|out| status(out, &cluster))).unwrap();
+    // The page need not change with every release.
+    status["version"] = "0.1.0".into();
+    [map, status]
+}
+
+/// One member of the object a line.
+fn pretty(object: &Json) -> String {
+    let members = object.as_object().unwrap().iter().map(|(name, value)| {
+        let items = value.as_array().filter(|items| !items.is_empty());
+        let items = items.map(|items| items.iter().map(|item| format!("    {item}")).collect::<Vec<_>>().join(",\n"));
+        items.map_or_else(|| format!("  \"{name}\": {value}"), |items| format!("  \"{name}\": [\n{items}\n  ]"))
+    });
+    format!("{{\n{}\n}}\n", members.collect::<Vec<_>>().join(",\n"))
+}
+
+#[test]
+fn the_page_of_the_api_shows_what_is_answered() {
+    const FENCE: &str = "```json\n";
+    let page = include_str!("../../../docs/http-api.md");
+    let parts: Vec<_> = page.split(FENCE).collect();
+    let [before, example, first, second] = &parts[..] else { panic!("{} examples", parts.len() - 1) };
+    let shown = [*first, *second].map(|part| part.split_once("```\n").unwrap());
+    let answers = examples().map(|answer| pretty(&answer));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let answered = answers.iter().zip(shown).map(|(answer, (_, rest))| format!("{FENCE}{answer}```\n{rest}"));
+        let page = [before.to_string(), format!("{FENCE}{example}")].into_iter().chain(answered).collect::<String>();
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/http-api.md"), page).unwrap();
+        return;
+    }
+    assert_eq!(shown.map(|(answer, _)| answer.to_owned()), answers);
+    // Every member that is answered is explained.
+    for name in examples().iter().flat_map(|answer| answer.as_object().unwrap().keys()) {
+        assert!(page.contains(&format!("`{name}`")), "the page lacks {name}");
     }
 }
