@@ -70,6 +70,8 @@ struct Edge {
     client: Party,
     server: Party,
     peer: Option<ConnectionId>,
+    /// The client only asks whether the server is alive.
+    is_probe: bool,
     /// Both ends are known as well as they will ever be.
     settled: bool,
 }
@@ -445,7 +447,8 @@ impl Around {
         about.tries = about.tries.saturating_add(1);
         let settled = found || about.tries >= PEER_TRIES;
         let id = self.map.intern(&EdgeKey { client: self.for_edge(&client), server: self.for_edge(&server), protocol });
-        let first = about.edge.replace(Edge { id, protocol, client, server, peer, settled }).is_none();
+        let is_probe = is_probe(&client);
+        let first = about.edge.replace(Edge { id, protocol, client, server, peer, is_probe, settled }).is_none();
         if first && about.established {
             self.map.opened(id, about.side(self.options.frames));
         }
@@ -620,7 +623,7 @@ impl Sink for Out<'_> {
         if about.is_unserved() && exchange.flags.contains(Flags::UNANSWERED) {
             around.map.unserved(id, side);
         }
-        if about.is_server() && !about.edge.as_ref().is_some_and(|edge| is_probe(&edge.client)) {
+        if about.is_server() && !about.edge.as_ref().is_some_and(|edge| edge.is_probe) {
             around.used(about, exchange.end_ns);
         }
         let Some(edge) = about.edge.as_ref().filter(|_| around.options.lines) else { return };

@@ -153,7 +153,9 @@ fn writes_a_page_for_a_parser_of_another_make() {
     let Some(path) = std::env::var_os("OPENMETRICS_PAGE") else { return };
     let mut line = Vec::new();
     json::edge(&mut line, &published(1).snapshot.edges[0]);
-    std::fs::write(path, Metrics::new(2).encode(&published(5)).unwrap()).unwrap();
+    std::fs::write(&path, Metrics::new(2).encode(&published(5)).unwrap()).unwrap();
+    let path = std::path::Path::new(&path).with_extension("cluster");
+    std::fs::write(path, Metrics::default().encode(&cluster(true)).unwrap()).unwrap();
 }
 
 /// The samples of a family, whatever their labels.
