@@ -180,7 +180,12 @@ mod tests {
             (&cart["server"]["release"], &cart["server"]["chart"], cart["server"].get("pod")),
             (&json!("shop"), &json!("shop-1.2"), None)
         );
-        let flow = |client: Json, server: Json, requests: u64, sent: u64, received: u64| json!({"client_namespace": client, "server_namespace": server, "requests": requests, "errors": 0, "bytes_sent": sent, "bytes_received": received});
+        let flow = |client: Json, server: Json, requests: u64, sent: u64, received: u64| {
+            json!({
+                "client_namespace": client, "server_namespace": server, "requests": requests, "errors": 0,
+                "bytes_sent": sent, "bytes_received": received,
+            })
+        };
         let flows = [
             flow(json!("shop"), json!("data"), 1, 100, 1_000),
             flow(json!("shop"), json!("shop"), 1, 100, 1_000),
@@ -199,7 +204,10 @@ mod tests {
     #[test]
     fn services_and_workloads_are_listed() {
         let map = map(&cluster(false).snapshot, "", "");
-        let legacy = json!({"address": null, "port": null, "name": "legacy", "kind": "service", "container_id": null, "namespace": "shop", "service": "legacy"});
+        let legacy = json!({
+            "address": null, "port": null, "name": "legacy", "kind": "service", "container_id": null, "namespace": "shop",
+            "service": "legacy",
+        });
         assert_eq!(map["idle"], json!([{"server": legacy, "idle_ns": 400_000_000_000u64}]));
         let [gone] = &map["unserved"].as_array().unwrap()[..] else { panic!("{map:#}") };
         assert_eq!((&gone["namespace"], &gone["service"], &gone["client"]["name"]), (&json!("shop"), &json!("gone"), &json!("web")));

@@ -121,7 +121,9 @@ mod tests {
         published.surroundings.engine = Some(engine);
         published.surroundings.programs = vec![ProgramHealth { name: "on_send".to_owned(), state: "attached", why: None }];
         let status = written(&published);
-        let pods = json!({"kind": "pods", "state": "stale", "objects": 40, "events": 7, "relists": 2, "silence_ns": 180_000_000_000u64, "error": null});
+        let pods = json!({
+            "kind": "pods", "state": "stale", "objects": 40, "events": 7, "relists": 2, "silence_ns": 180_000_000_000u64, "error": null,
+        });
         assert_eq!((&status["kubernetes"]["server"], &status["kubernetes"]["kinds"][0]), (&json!("https://10.96.0.1:443"), &pods));
         assert_eq!(status["conntrack"], json!({"asked": 10, "found": 7, "failed": 1, "error": null}));
         assert_eq!(

@@ -71,10 +71,12 @@ macro_rules! families {
 
 families! {
     HTTP_SERVER: Histogram "http_server_request_duration", Some(Unit::Seconds),
-        ["client", "server", "server_address", "server_port", "http_request_method", "http_route", "http_response_status_code", "error_type"] + ENDS,
+        ["client", "server", "server_address", "server_port", "http_request_method", "http_route", "http_response_status_code", "error_type"]
+            + ENDS,
         "Duration of HTTP requests as the server's socket saw them.";
     HTTP_CLIENT: Histogram "http_client_request_duration", Some(Unit::Seconds),
-        ["client", "server", "server_address", "server_port", "http_request_method", "http_route", "http_response_status_code", "error_type"] + ENDS,
+        ["client", "server", "server_address", "server_port", "http_request_method", "http_route", "http_response_status_code", "error_type"]
+            + ENDS,
         "Duration of HTTP requests as the client's socket saw them.";
     DB_CLIENT: Histogram "db_client_operation_duration", Some(Unit::Seconds),
         ["client", "server", "server_address", "server_port", "db_system_name", "db_operation_name", "error_type"] + ENDS,
