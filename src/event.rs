@@ -222,10 +222,16 @@ pub fn record_len(bytes: &[u8]) -> Option<usize> {
     (length >= size_of::<types::event_header>() && length <= bytes.len()).then_some(length)
 }
 
+/// The UDP sockets whose server's port is 53: [`ConnectionId::group`] is a hash of that port.
+const DNS_GROUP: u8 = 53;
+
 /// What routing needs of a record, without decoding it: its connection and whether it concerns every worker.
 pub fn route(bytes: &[u8]) -> Option<Route> {
     let header: types::event_header = copy(bytes).ok()?;
     Some(match header.kind {
+        UDP_OPEN | DATAGRAM if ConnectionId(header.connection_id).group() == DNS_GROUP => {
+            Route::Overheard(ConnectionId(header.connection_id))
+        }
         OPEN | OWNER | CLOSE | FAIL | DATA | COUNTERS | UDP_OPEN | DATAGRAM => Route::Connection(ConnectionId(header.connection_id)),
         _ => Route::Everyone,
     })
@@ -235,6 +241,8 @@ pub fn route(bytes: &[u8]) -> Option<Route> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     Connection(ConnectionId),
+    /// The same, but the other workers listen: what it says names ends of theirs.
+    Overheard(ConnectionId),
     Everyone,
 }
 

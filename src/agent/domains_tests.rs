@@ -141,6 +141,62 @@ fn a_name_is_of_the_time_when_the_connection_opened() {
     assert_eq!(server(&mut worker)[0], "address", "the answer is no longer valid");
 }
 
+/// A look-up over UDP, of a client in the namespace or of a server.
+fn look_up(worker: &mut Worker, netns: u32, role: Role) {
+    let id = 256 * u64::from(netns) + 53;
+    let ends = if role == Role::Client { [NEAR, RESOLVER] } else { [RESOLVER, NEAR] };
+    let tuple = Tuple { local: ends[0], remote: ends[1], netns };
+    feed(worker, id, 10, Body::UdpOpen { tuple, cgroup_id: 0, start_ns: 1, role, comm: Text::new("comm") });
+    let directions = if role == Role::Client { [Direction::Sent, Direction::Received] } else { [Direction::Received, Direction::Sent] };
+    for (direction, message) in directions.into_iter().zip([QUERY, ANSWER]) {
+        // Without the length that a stream has in front.
+        let payload = &message[2..];
+        let size = payload.len() as u32;
+        let body = Body::Datagram { direction, number: 0, size, unread: false, remote: Some(ends[1]), payload };
+        feed(worker, id, 10, body);
+    }
+}
+
+fn of_four(place: usize) -> Worker {
+    let mut worker = worker();
+    (worker.around.options.worker, worker.around.options.workers) = (place, 4);
+    worker
+}
+
+#[test]
+fn a_worker_learns_names_from_the_dns_of_others_and_nothing_else() {
+    let (mut owner, mut other) = (of_four(1), of_four(0));
+    for worker in [&mut owner, &mut other] {
+        look_up(worker, 7, Role::Client);
+    }
+    assert_eq!(lines(&mut owner).len(), 1, "the look-up");
+    assert_eq!(lines(&mut other), [""; 0]);
+    assert_eq!((other.report(false).events, other.around.map.shard().edges.len()), ([0; EVENT_NAMES.len()], 0));
+    assert!(other.around.losses.all(&crate::probes::table::Tally::default()).values().all(|count| *count == 0));
+    for (worker, id) in [(&mut owner, 257), (&mut other, 256)] {
+        open(worker, id, 10, [NEAR, FAR], Role::Client);
+        close(worker, id, 10);
+        assert_eq!(server(worker), ["domain", "a.test", "192.0.2.10"]);
+    }
+    // Sockets that were silent for long are forgotten.
+    other.overheard.tick(30_000_000_000);
+    feed(&mut other, 0, 0, Body::Tick);
+    look_up(&mut other, 7, Role::Client);
+    assert_eq!(lines(&mut other), [""; 0]);
+}
+
+#[test]
+fn what_a_server_of_this_host_tells_others_names_nothing() {
+    for place in [0, 1] {
+        let mut worker = of_four(place);
+        look_up(&mut worker, 7, Role::Server);
+        let id = 256 + place as u64;
+        open(&mut worker, id, 10, [NEAR, FAR], Role::Client);
+        close(&mut worker, id, 10);
+        assert_eq!(server(&mut worker)[0], "address", "worker {place}");
+    }
+}
+
 #[test]
 fn names_beyond_the_bound_are_addresses() {
     let mut worker = worker();

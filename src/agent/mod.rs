@@ -6,6 +6,7 @@ mod lines;
 mod losses;
 mod names;
 mod outlet;
+mod overheard;
 mod parties;
 mod pipeline;
 mod publish;
@@ -290,6 +291,7 @@ fn replaying(config: &Config, place: usize, frames: bool, unix_offset_ns: i64, l
 fn options(config: &Config, worker: usize, frames: bool, unix_offset_ns: i64) -> Options {
     Options {
         worker,
+        workers: config.workers,
         frames,
         sides: config.sides,
         detail: config.detail,

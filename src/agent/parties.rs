@@ -102,8 +102,8 @@ pub struct Around {
     pub losses: Arc<Losses>,
     /// Listening services by namespace and port: since when, and when last used.
     pub(super) listeners: Table<(u32, u16), Service>,
-    /// What DNS answered on the connections of this worker.
-    resolved: Resolved,
+    /// What DNS answered: over UDP to anybody, over TCP on the connections of this worker.
+    pub(super) resolved: Resolved,
     domains: Domains,
     /// Number of the event at hand.
     pub sequence: u64,
@@ -457,7 +457,7 @@ impl Around {
 
     /// The name that DNS gave the remote address. It is asked for when a connection opens: a later one is another's.
     fn resolve(&self, about: &mut About) {
-        about.domain = self.resolved.name(about.tuple.remote.address, self.now_ns).cloned();
+        about.domain = self.resolved.name(about.tuple.netns, about.tuple.remote.address, self.now_ns).cloned();
     }
 
     /// The socket at the other end, if it is on this host, and its process.
@@ -677,7 +677,9 @@ impl Sink for Out<'_> {
     }
 
     fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
-        self.around.resolved.insert(name, address, ttl_s, self.around.now_ns);
+        if !self.about.is_server() {
+            self.around.resolved.insert(self.about.tuple.netns, name, address, ttl_s, self.around.now_ns);
+        }
     }
 
     fn lost(&mut self, loss: Loss) {

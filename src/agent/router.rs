@@ -99,7 +99,7 @@ impl Router {
         }
         match route {
             Route::Connection(connection) => self.push(connection.worker(self.batches.len()), sequence, record),
-            Route::Everyone => (0..self.batches.len()).for_each(|worker| self.push(worker, sequence, record)),
+            Route::Everyone | Route::Overheard(_) => (0..self.batches.len()).for_each(|worker| self.push(worker, sequence, record)),
         }
         // Not before all workers have it: a batch tells up to where it is complete.
         if self.batches.iter().any(|batch| batch.bytes.len() >= BATCH_BYTES) {
@@ -157,7 +157,7 @@ impl Router {
     pub fn fact(&mut self, fact: &Arc<Fact>, record: &[u8]) {
         self.flush();
         let owner = match event::route(record) {
-            Some(Route::Connection(connection)) => Some(connection.worker(self.workers.len())),
+            Some(Route::Connection(connection) | Route::Overheard(connection)) => Some(connection.worker(self.workers.len())),
             _ => None,
         };
         for worker in (0..self.workers.len()).filter(|worker| owner.is_none_or(|owner| owner == *worker)) {
@@ -188,4 +188,41 @@ fn count_records(mut bytes: &[u8]) -> u64 {
         bytes = &bytes[length..];
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::{
+        event::{Body, Header},
+        model::{ConnectionId, Direction},
+    };
+
+    /// The numbers of the records that each of four workers got.
+    fn routed(bodies: &[(u64, Body<'_>)]) -> Vec<Vec<u64>> {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..4).map(|_| bounded(8)).unzip();
+        let (_, spent) = bounded(1);
+        let mut router = Router::new(senders, spent, None, Patience::Wait, false, Arc::default());
+        for (id, body) in bodies {
+            let header = Header { time_ns: 1, connection: ConnectionId(*id), pid: 1, tid: 1 };
+            router.event(&Event { header, body: *body });
+        }
+        router.end();
+        let numbers = |message| match message {
+            Message::Events(batch) => batch.records().map(|(number, _)| number).collect(),
+            _ => Vec::new(),
+        };
+        receivers.into_iter().map(|receiver| receiver.into_iter().flat_map(numbers).collect()).collect()
+    }
+
+    #[test]
+    fn datagrams_of_dns_reach_every_worker_under_one_number() {
+        let datagram = Body::Datagram { direction: Direction::Sent, number: 0, size: 1, unread: false, remote: None, payload: b"a" };
+        let data = Body::Data { direction: Direction::Sent, offset: 0, size: 1, unread: false, payload: b"a" };
+        // Port 53, another port, a stream in the group of port 53, and what concerns everyone.
+        let bodies = [(256 + 53, datagram), (256 + 54, datagram), (256 + 53, data), (0, Body::Tick)];
+        assert_eq!(routed(&bodies), [vec![0, 3], vec![0, 2, 3], vec![0, 1, 3], vec![0, 3]]);
+    }
 }

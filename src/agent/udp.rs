@@ -5,6 +5,7 @@ use std::{net::IpAddr, net::Ipv4Addr, sync::Arc};
 use super::{
     early::{Early, Held},
     losses::Reason,
+    overheard::Answers,
     parties::{About, Around, Out},
     worker::Table,
 };
@@ -17,7 +18,7 @@ use crate::{
 
 /// A socket that was silent for so long is forgotten. The kernel begins it anew somewhat earlier (`UDP_SILENCE_NS` in `settings.h`), so no
 /// datagram comes of one that is forgotten.
-const FORGOTTEN_NS: u64 = 25_000_000_000;
+pub(super) const FORGOTTEN_NS: u64 = 25_000_000_000;
 
 /// An end that is not known.
 const NOBODY: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 };
@@ -88,7 +89,10 @@ impl Sockets {
         };
         let Socket { talk, about, bound } = &mut **socket;
         about.seen_ns = header.time_ns;
-        let outcome = talk.datagram(direction, datagram, &mut ToMany { about, around, bound, early: Some(&mut self.early) });
+        let mut answers = Answers::default();
+        let out = &mut ToMany { about, around, bound, early: Some(&mut self.early), answers: &mut answers };
+        let outcome = talk.datagram(direction, datagram, out);
+        answers.learn(talk.role(), bound.netns, &mut around.resolved, around.now_ns);
         // The kernel guesses it, the protocol knows it; nothing came out while it was a guess.
         about.role = talk.role();
         if let Some(wanted) = outcome.wish {
@@ -106,7 +110,7 @@ impl Sockets {
             let Some(socket) = table.get_mut(id) else { return false };
             let Socket { talk, about, bound } = &mut **socket;
             let forgotten = now_ns.saturating_sub(about.seen_ns) >= FORGOTTEN_NS;
-            let out = &mut ToMany { about, around, bound, early: None };
+            let out = &mut ToMany { about, around, bound, early: None, answers: &mut Answers::default() };
             if forgotten {
                 talk.close(now_ns, out);
                 around.unbound(*id, bound);
@@ -144,6 +148,7 @@ struct ToMany<'a> {
     bound: &'a Tuple,
     /// Where one waits for its sender to be met.
     early: Option<&'a mut Early>,
+    answers: &'a mut Answers,
 }
 
 impl Sink for ToMany<'_> {
@@ -152,7 +157,7 @@ impl Sink for ToMany<'_> {
     }
 
     fn exchange_with(&mut self, exchange: &Exchange<'_>, remote: Option<Endpoint>) {
-        let Self { about, around, bound, early } = self;
+        let Self { about, around, bound, early, .. } = self;
         if !around.options.frames && !around.shows(about.role) {
             return;
         }
@@ -174,8 +179,7 @@ impl Sink for ToMany<'_> {
     fn capture(&mut self, _: Capture) {}
 
     fn resolved(&mut self, name: &str, address: IpAddr, ttl_s: u32) {
-        let Self { about, around, .. } = self;
-        Out { about, around }.resolved(name, address, ttl_s);
+        self.answers.push(name, address, ttl_s);
     }
 
     fn lost(&mut self, loss: Loss) {

@@ -9,6 +9,7 @@ use super::{
     lines::Lines,
     losses::{Losses, Reason},
     names::{Bettered, Hint, Names},
+    overheard::Overheard,
     parties::{About, Around, Out},
     router::{Batch, Message},
     udp::Sockets,
@@ -25,6 +26,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Options {
     pub worker: usize,
+    /// How many there are.
+    pub workers: usize,
     /// The events are of frames: seen from outside, by no process.
     pub frames: bool,
     /// Whose connections are shown.
@@ -69,6 +72,7 @@ pub(super) type Table<K, V> = HashMap<K, V, RandomState>;
 pub struct Worker {
     connections: Table<ConnectionId, Box<Entry>>,
     sockets: Sockets,
+    overheard: Overheard,
     /// Connections whose parsers want to hear of the passing of time.
     waiting: Vec<ConnectionId>,
     /// When they last did.
@@ -88,6 +92,7 @@ impl Worker {
         Self {
             connections: Table::default(),
             sockets: Sockets::default(),
+            overheard: Overheard::default(),
             waiting: Vec::new(),
             told_ns: 0,
             around: Around::new(options, names, losses),
@@ -154,6 +159,9 @@ impl Worker {
 
     fn event(&mut self, event: &Event<'_>, wish: &mut dyn FnMut(ConnectionId, Wish)) {
         let header = &event.header;
+        if matches!(event.body, Body::UdpOpen { .. } | Body::Datagram { .. }) && !self.owns(header.connection) {
+            return self.overhear(event);
+        }
         let around = &mut self.around;
         self.events[kind(&event.body)] += 1;
         match event.body {
@@ -202,6 +210,25 @@ impl Worker {
             Body::Cgroup { id, path, removed } => around.names.cgroup(id, &String::from_utf8_lossy(path), removed),
             Body::Tick => self.tick(header.time_ns),
             Body::Sweep { since_ns } => self.sweep(header, since_ns),
+        }
+    }
+
+    fn owns(&self, id: ConnectionId) -> bool {
+        let Options { worker, workers, .. } = self.around.options;
+        id.worker(workers) == worker
+    }
+
+    /// Another worker's socket of DNS.
+    fn overhear(&mut self, event: &Event<'_>) {
+        let Event { header, body } = event;
+        let Self { overheard, around, .. } = self;
+        match *body {
+            Body::UdpOpen { tuple, role, .. } => overheard.open(header.connection, tuple.netns, role, header.time_ns, &around.options),
+            Body::Datagram { direction, number, size, remote, payload, .. } => {
+                let datagram = Datagram { number, size: size.into(), payload, remote, time_ns: header.time_ns };
+                overheard.datagram(header, direction, datagram, &mut around.resolved, around.now_ns);
+            }
+            _ => {}
         }
     }
 
@@ -300,6 +327,7 @@ impl Worker {
             talk.waits()
         });
         self.sockets.tick(now_ns, around);
+        self.overheard.tick(now_ns);
     }
 
     /// Containers have names that they did not have before.

@@ -24,6 +24,7 @@ fn process(pid: u32, comm: &str) -> Arc<Process> {
 pub(super) fn worker() -> Worker {
     let options = Options {
         worker: 0,
+        workers: 1,
         frames: false,
         sides: Sides::Both,
         detail: Detail::Workload,

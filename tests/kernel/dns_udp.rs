@@ -236,6 +236,43 @@ fn the_c_librarys_resolver_is_seen_in_its_namespace() {
     }
 }
 
+/// The answer is one worker's, the connections are everybody's.
+#[test]
+fn every_worker_knows_the_name_that_was_asked_for() {
+    const PORTS: std::ops::Range<u16> = 8_081..8_097;
+    let _machine = machine();
+    let namespace = Namespace::new("asker");
+    let _unbound = Unbound::start_in(&namespace);
+    // Nobody listens there: a server that is no process of this host.
+    for address in ["192.0.2.10/32", "192.0.2.11/32"] {
+        namespace.ip(&["address", "add", address, "dev", "lo"]);
+    }
+    let directory = TempDir::with_prefix("remora-resolver-").expect("make a directory");
+    let settings = directory.path().join("resolv.conf");
+    std::fs::write(&settings, "nameserver 127.0.0.1\n").expect("write the settings");
+    let agent = Agent::start(&["--workers", "4"]);
+    let mut curl = namespace.command("unshare");
+    let urls: String = PORTS.map(|port| format!(" http://web.{ZONE_NAME}:{port}/")).collect();
+    let script = format!("mount --bind {} /etc/resolv.conf && curl -4 --silent --max-time 5{urls}; true", settings.display());
+    run(curl.args(["--mount", "sh", "-c", &script]));
+    let ours = |report: &Report| -> Vec<(u16, String, Option<String>)> {
+        let tried = report.connections.iter().filter(|connection| PORTS.contains(&connection.server.port) && connection.role == "client");
+        tried.map(|connection| (connection.server.port, connection.server.address.clone(), connection.server.name.clone())).collect()
+    };
+    agent.wait_for("all attempts", |report| PORTS.all(|port| ours(report).iter().any(|(tried, ..)| *tried == port)));
+    let report = agent.finish();
+    report.summary().assert_nothing_lost();
+    for (port, address, name) in ours(&report) {
+        assert!(address.starts_with("192.0.2."), "{address}");
+        assert_eq!(name.as_deref(), Some(format!("web.{ZONE_NAME}").as_str()), "port {port}");
+    }
+    // What the other workers overheard is counted once: one look-up of curl, on either side.
+    for side in ["client", "server"] {
+        let asked = report.of(53, side).into_iter().filter(|exchange| exchange.resource == format!("web.{ZONE_NAME}")).count();
+        assert_eq!(asked, 1, "{side}");
+    }
+}
+
 #[test]
 fn who_gets_no_answer_is_told_of_it() {
     let _machine = machine();
