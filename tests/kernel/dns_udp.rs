@@ -261,7 +261,7 @@ fn every_worker_knows_the_name_that_was_asked_for() {
         let tried = report.connections.iter().filter(|connection| PORTS.contains(&connection.server.port) && connection.role == "client");
         tried.map(|connection| (connection.server.port, connection.server.address.clone(), connection.server.name.clone())).collect()
     };
-    agent.wait_for("all attempts", |report| PORTS.all(|port| ours(report).iter().any(|(tried, ..)| *tried == port)));
+    agent.wait_for("all attempts", |report| PORTS.clone().all(|port| ours(report).iter().any(|(tried, ..)| *tried == port)));
     let report = agent.finish();
     report.summary().assert_nothing_lost();
     for (port, address, name) in ours(&report) {
