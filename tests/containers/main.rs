@@ -59,6 +59,13 @@ fn ten_thousand_requests(grants: &Grants, project: &str) {
             assert_ends(exchange, (&visitor, &visitor_name), (&web, &web_name));
         }
     }
+    for exchange in report.of(PORT, "client").into_iter().chain(report.of(PORT, "server")) {
+        for (peer, service) in [(&exchange.client, "visitor"), (&exchange.server, "web")] {
+            assert_eq!(peer.image, Some(format!("remora-test-{service}:1")), "{exchange:#?}");
+            let compose = (peer.compose_project.as_deref(), peer.compose_service.as_deref());
+            assert_eq!(compose, (Some(project), Some(service)), "{exchange:#?}");
+        }
+    }
     let edges: Vec<_> = report.summary().edges.iter().filter(|edge| edge.client() == visitor_name).collect();
     assert_eq!(edges.iter().map(|edge| edge.requests).sum::<u64>(), REQUESTS, "{edges:#?}");
     assert!(edges.iter().all(|edge| edge.server().starts_with(&web_name) && edge.errors == 0), "{edges:#?}");

@@ -36,6 +36,9 @@ pub struct Peer {
     pub name: Option<String>,
     pub kind: Option<String>,
     pub container_id: Option<String>,
+    pub image: Option<String>,
+    pub compose_project: Option<String>,
+    pub compose_service: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
