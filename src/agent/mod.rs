@@ -15,6 +15,7 @@ mod remotes;
 mod replay;
 mod router;
 mod services;
+mod surroundings;
 mod tape;
 mod udp;
 mod worker;
@@ -61,6 +62,7 @@ use names::{Host, Names, Source as NameSource};
 use pipeline::{Control, Pipeline, Plan, Source, Tape};
 use publish::Publisher;
 use replay::{Input, Tail};
+use surroundings::Sources;
 use tape::Taped;
 use worker::{Options, Worker};
 
@@ -141,20 +143,30 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
 
     let lines = config.output == Output::Json;
     let mut workers = Vec::new();
+    let mut conntrack_error = None;
     for place in 0..config.workers {
         let processes = Processes::new(proc_root, cgroups.clone(), Arc::clone(&containers), PROCESSES_MAX);
         let processes = processes.in_cluster(Arc::clone(&cluster));
         let (containers, cluster) = (Arc::clone(&containers), Arc::clone(&cluster));
-        let source = NameSource::Host(Box::new(Host { processes, containers, cluster, conntrack: conntrack() }));
+        let conntrack = Conntrack::open().map_err(|error| conntrack_error = Some(format!("{error:#}"))).ok();
+        let source = NameSource::Host(Box::new(Host { processes, containers, cluster, conntrack }));
         let names = Names::new(source, Listeners::new(proc_root), tape.as_ref().map(|tape| tape.sender.clone()));
         let options = options(config, place, false, unix_offset_ns);
         workers.push((Worker::new(options, names, Arc::clone(&losses)), Some(probes.wishes()?)));
+    }
+    if let Some(error) = &conntrack_error {
+        tracing::debug!("{error}: connections through rewritten addresses keep these for names");
     }
     let (control, events) = pipeline::control();
     let published = Arc::new(ArcSwap::from_pointee(Published::default()));
     let mut publisher = Publisher::new(Arc::clone(&published), config, host.clone(), family.name(), Arc::clone(&losses), start_ns);
     publisher.watch(probes, Arc::clone(&connections))?;
-    publisher.ask_engine(config.docker_socket.sockets(), Arc::clone(&containers));
+    publisher.ask(Sources {
+        engines: config.docker_socket.sockets(),
+        containers: Arc::clone(&containers),
+        cluster: Arc::clone(&cluster),
+        conntrack_error,
+    });
     let source = Source::Live(Box::new(Live {
         events: publisher.events()?,
         wake: publisher.wake()?,
@@ -314,11 +326,6 @@ fn kubernetes_options(config: &Config, host: &str) -> kubernetes::Options {
         namespaces: config.namespace.clone(),
         excluded_namespaces: config.exclude_namespace.clone(),
     }
-}
-
-/// Who answers where addresses are rewritten, if this host tells.
-fn conntrack() -> Option<Conntrack> {
-    Conntrack::open().inspect_err(|error| tracing::debug!("{error:#}: connections through rewritten addresses keep these for names")).ok()
 }
 
 fn raw(chosen: &[Raw]) -> Protocols {

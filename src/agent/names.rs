@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use crossbeam_channel::Sender;
 
 use crate::{
-    attribution::{Cluster, Conntrack, ContainerNames, Listeners, Processes},
+    attribution::{Cluster, Conntrack, ContainerNames, Listeners, Processes, conntrack::ConntrackCounts},
     model::{ConnectionId, Endpoint, Process, Remote, Translation},
     record::{Fact, Known},
 };
@@ -145,6 +145,14 @@ impl Names {
                 Some(translation)
             }
             Source::Recording(told) => told.translations.get(&id.0).copied(),
+        }
+    }
+
+    /// What connection tracking was asked so far.
+    pub fn conntrack_counts(&self) -> ConntrackCounts {
+        match &self.source {
+            Source::Host(host) => host.conntrack.as_ref().map(Conntrack::counts).unwrap_or_default(),
+            Source::Recording(_) => ConntrackCounts::default(),
         }
     }
 

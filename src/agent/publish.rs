@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,20 +14,20 @@ use arc_swap::ArcSwap;
 use super::{
     drain,
     losses::Losses,
+    surroundings::{self, Sources},
     worker::{EVENT_NAMES, Report},
 };
 use crate::{
-    attribution::ContainerNames,
+    attribution::conntrack::ConntrackCounts,
     config::Config,
-    export::{EngineHealth, MapFill, Name, ProgramCost, ProgramHealth, Published, SelfMetrics, Surroundings},
+    export::{MapFill, Name, ProgramCost, Published, SelfMetrics, Surroundings},
     model::Party,
     probes::{
-        health::Health,
         load::{Probes, Wake},
         table::{ConnectionTable, Tallies, Tally},
         transport::MapHandle,
     },
-    service_map::{Listener, ServiceState, ServiceWatch, Snapshot, idle},
+    service_map::{Listener, ServiceWatch, Snapshot, idle},
     telemetry::SelfUsage,
 };
 
@@ -42,8 +41,8 @@ pub struct Publisher {
     idle_after_ns: u64,
     reports: Vec<Option<Report>>,
     kernel: Option<Kernel>,
-    /// Where engines may listen, and what they told.
-    engine: Option<(Vec<PathBuf>, Arc<ContainerNames>)>,
+    /// `None` in a replay.
+    sources: Option<Sources>,
     watch: ServiceWatch,
     /// The kernel's counts when the programs were taken away.
     tally: Tally,
@@ -75,7 +74,7 @@ impl Publisher {
             idle_after_ns: config.idle_after.as_nanos() as u64,
             reports: (0..config.workers).map(|_| None).collect(),
             kernel: None,
-            engine: None,
+            sources: None,
             watch: ServiceWatch::default(),
             tally: Tally::default(),
             snapshot: Arc::default(),
@@ -89,9 +88,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// Containers have names from the engine at the first of these sockets that is there.
-    pub fn ask_engine(&mut self, sockets: Vec<PathBuf>, names: Arc<ContainerNames>) {
-        self.engine = Some((sockets, names));
+    /// Where names come from.
+    pub fn ask(&mut self, sources: Sources) {
+        self.sources = Some(sources);
     }
 
     pub fn events(&self) -> Result<MapHandle> {
@@ -137,7 +136,7 @@ impl Publisher {
         let now_ns = reports().map(|report| report.now_ns).max().unwrap_or(self.start_ns);
         let idle = idle(self.listeners(), now_ns, self.idle_after_ns);
         let mut snapshot = Snapshot::merge(now_ns, reports().map(|report| report.shard.clone()), idle);
-        let services = self.cluster_services();
+        let services = self.sources.as_ref().map(Sources::services).unwrap_or_default();
         snapshot.idle.extend(self.watch.idle(&services, &snapshot.edges, now_ns, self.idle_after_ns));
         snapshot.idle.sort_unstable();
         snapshot.unserved = self.watch.unserved(&services, &snapshot.edges, now_ns);
@@ -174,34 +173,20 @@ impl Publisher {
         services.into_values().collect()
     }
 
-    /// Every Service of the cluster, as it is now.
-    fn cluster_services(&self) -> Vec<ServiceState> {
-        Vec::new()
-    }
-
     fn surroundings(&self) -> Surroundings {
-        // A host without an engine lacks nothing.
-        let engine = self.engine.as_ref().and_then(|(sockets, names)| {
-            let counts = names.counts();
-            let socket = sockets.iter().find(|socket| socket.exists());
-            socket.or(sockets.first().filter(|_| counts.lists > 0)).map(|socket| EngineHealth {
-                socket: socket.display().to_string(),
-                containers: counts.known as u64,
-                lists: counts.lists,
-                events: counts.events,
-                ignored: counts.ignored,
-                failures: counts.failures,
-            })
-        });
-        let programs = self.kernel.iter().flat_map(|kernel| kernel.probes.health()).map(|(name, health)| {
-            let (state, why) = match health {
-                Health::Attached => ("attached", None),
-                Health::Unsupported => ("unsupported", None),
-                Health::Failed(why) => ("failed", Some(why.clone())),
-            };
-            ProgramHealth { name: name.clone(), state, why }
-        });
-        Surroundings { kubernetes: None, conntrack: None, engine, programs: programs.collect() }
+        let mut conntrack = ConntrackCounts::default();
+        for report in self.reports.iter().flatten() {
+            conntrack.asked += report.conntrack.asked;
+            conntrack.found += report.conntrack.found;
+            conntrack.failed += report.conntrack.failed;
+        }
+        let sources = self.sources.as_ref();
+        Surroundings {
+            kubernetes: sources.and_then(Sources::cluster),
+            conntrack: sources.and_then(|sources| sources.conntrack(conntrack)),
+            engine: sources.and_then(Sources::engine),
+            programs: self.kernel.iter().flat_map(|kernel| kernel.probes.health()).map(surroundings::program).collect(),
+        }
     }
 
     fn self_metrics(&mut self) -> SelfMetrics {

@@ -15,6 +15,7 @@ use super::{
     udp::Sockets,
 };
 use crate::{
+    attribution::conntrack::ConntrackCounts,
     config::{Detail, Sides},
     connection::{Connection, datagrams::Datagram, stream::Segment},
     event::{Body, CloseReason, Event, Header, Totals, text_lossy},
@@ -55,6 +56,7 @@ pub struct Report {
     pub now_ns: u64,
     /// Batches that wait for the worker.
     pub queue_depth: usize,
+    pub conntrack: ConntrackCounts,
     /// The worker has ended.
     pub last: bool,
 }
@@ -128,6 +130,7 @@ impl Worker {
             events: self.events,
             now_ns: around.now_ns,
             queue_depth: 0,
+            conntrack: around.names.conntrack_counts(),
             last,
         }
     }
