@@ -52,7 +52,15 @@ impl Cluster {
     }
 
     pub fn docker(&self, arguments: &[&str]) -> String {
-        output(Command::new("docker").env("DOCKER_HOST", self.variable("DOCKER_HOST")).args(arguments))
+        self.try_docker(arguments).unwrap_or_else(|error| panic!("docker {arguments:?}: {error}"))
+    }
+
+    /// What it printed, or what it complained of.
+    pub fn try_docker(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new("docker").env("DOCKER_HOST", self.variable("DOCKER_HOST")).args(arguments).output().unwrap();
+        let said = if output.status.success() { output.stdout } else { output.stderr };
+        let text = String::from_utf8_lossy(&said).into_owned();
+        if output.status.success() { Ok(text) } else { Err(text) }
     }
 
     /// GET of the agent's HTTP server.

@@ -16,13 +16,27 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The agent's DaemonSet, deleted with this.
-struct Agent<'a>(&'a Cluster);
+struct Agent<'a> {
+    cluster: &'a Cluster,
+    applied: &'static str,
+}
 
 impl<'a> Agent<'a> {
     /// `kubectl apply` of what users apply, with its lines in the log.
     fn deploy(cluster: &'a Cluster) -> Self {
-        cluster.kubectl("apply -f deploy/kubernetes/remora.yaml");
-        let agent = Self(cluster);
+        // Engines before Docker 23 do not know the capabilities that the plain manifest asks for.
+        let create = ["create", "--cap-add=BPF", "--cap-add=PERFMON", "remora:0.1.0"];
+        let applied = match cluster.try_docker(&create) {
+            Ok(container) => {
+                cluster.docker(&["rm", container.trim()]);
+                "-f deploy/kubernetes/remora.yaml"
+            }
+            Err(refusal) if refusal.contains("unknown capability") => "-k deploy/kubernetes/privileged",
+            Err(refusal) => panic!("make the image by `make image`: {refusal}"),
+        };
+        println!("applied: {applied}");
+        cluster.kubectl(&format!("apply {applied}"));
+        let agent = Self { cluster, applied };
         cluster.kubectl("-n remora set env daemonset/remora REMORA_OUTPUT=json");
         cluster.kubectl("-n remora rollout status daemonset/remora --timeout=60s");
         until("the agent to be ready", PATIENCE, || agent.log().contains("\"type\":\"ready\"").then_some(()));
@@ -31,7 +45,7 @@ impl<'a> Agent<'a> {
     }
 
     fn log(&self) -> String {
-        self.0.kubectl("-n remora logs daemonset/remora --tail=-1")
+        self.cluster.kubectl("-n remora logs daemonset/remora --tail=-1")
     }
 
     fn lines(&self, since_ns: u64, until_ns: u64) -> Lines {
@@ -39,7 +53,7 @@ impl<'a> Agent<'a> {
     }
 
     fn assert_nothing_lost(&self) {
-        let metrics = self.0.agent("/metrics");
+        let metrics = self.cluster.agent("/metrics");
         let lost: Vec<_> = metrics.lines().filter(|line| line.starts_with("remora_self_lost_total{") && !line.ends_with(" 0")).collect();
         // Other programs of the node may be met in the middle of what they say.
         let lost: Vec<_> = lost.into_iter().filter(|line| !line.contains("parse_gap")).collect();
@@ -50,10 +64,10 @@ impl<'a> Agent<'a> {
 impl Drop for Agent<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.0.try_kubectl("-n remora logs daemonset/remora --tail=40");
+            let log = self.cluster.try_kubectl("-n remora logs daemonset/remora --tail=40");
             eprintln!("{}{}", String::from_utf8_lossy(&log.stdout), String::from_utf8_lossy(&log.stderr));
         }
-        self.0.try_kubectl("delete -f deploy/kubernetes/remora.yaml --timeout=60s");
+        self.cluster.try_kubectl(&format!("delete {} --timeout=60s", self.applied));
     }
 }
 

@@ -28,9 +28,14 @@ impl Meta {
         self.labels.get(key).or_else(|| self.annotations.get(key)).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The owner that keeps the object.
+    /// The owner that keeps the object; also the CronJob of a Job that was started by hand (`kubectl create job --from=cronjob/…`), which
+    /// older versions of kubectl do not mark as one.
     pub fn controller(&self) -> Option<&Owner> {
-        self.owner_references.iter().find(|owner| owner.controller)
+        let by_hand = || match &*self.owner_references {
+            [owner] if owner.kind == "CronJob" => Some(owner),
+            _ => None,
+        };
+        self.owner_references.iter().find(|owner| owner.controller).or_else(by_hand)
     }
 }
 
