@@ -200,9 +200,7 @@ fn surroundings(features: &Features, findings: &mut Vec<Finding>) {
     push(findings, "Surroundings", "tracefs", state, &found, Some(("finding tracepoints without BTF", remedy)));
     let (state, found) = match (features.cgroups, features.cgroup_hierarchy.controller.version1_name()) {
         (Cgroups::None, _) => (State::Missing, "not mounted".to_owned()),
-        (_, None) if features.whole_cgroup_tree == Some(false) => {
-            (State::Missing, "only a container's own part of the version 2 tree".to_owned())
-        }
+        _ if features.whole_cgroup_tree != Some(true) => (State::Missing, "only a container's own part of the tree".to_owned()),
         (_, None) => (State::Ok, "version 2".to_owned()),
         (_, Some(controller)) => (State::Ok, format!("version 1; containers are told apart in the hierarchy of {controller}")),
     };

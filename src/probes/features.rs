@@ -108,7 +108,7 @@ pub struct Features {
     pub bpf_stats_enabled: Option<bool>,
     pub jit: Option<bool>,
     pub cgroups: Cgroups,
-    /// The version 2 tree is mounted from its root, so that every container is in it, not our own alone.
+    /// The hierarchy's tree can be read from its root, so that every container is in it, not our own alone. `None`: it is not mounted.
     pub whole_cgroup_tree: Option<bool>,
     pub cgroup_hierarchy: CgroupHierarchy,
     /// Whether process ids mean the same to us and to the kernel's hooks.
@@ -172,6 +172,7 @@ impl Features {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let host_pid_namespace = fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino() == HOST_PID_NAMESPACE);
         let ptrace = privileges::grant(&capabilities, "CAP_SYS_PTRACE") != Grant::Missing;
+        let cgroup_hierarchy = cgroup_hierarchy(&fs::read_to_string("/proc/cgroups").unwrap_or_default());
         let mut features = Self {
             root: nix::unistd::geteuid().is_root(),
             btf,
@@ -189,8 +190,8 @@ impl Features {
             bpf_stats_enabled: number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
             jit: number("/proc/sys/net/core/bpf_jit_enable").map(|on| on != 0),
             cgroups: cgroups(&mountinfo),
-            cgroup_hierarchy: cgroup_hierarchy(&fs::read_to_string("/proc/cgroups").unwrap_or_default()),
-            whole_cgroup_tree: whole_cgroup_tree(&mountinfo),
+            whole_cgroup_tree: whole_cgroup_tree(cgroup_hierarchy.controller),
+            cgroup_hierarchy,
             host_pid_namespace,
             host_network_namespace: if host_pid_namespace == Some(true) { privileges::host_network_namespace(proc) } else { None },
             bpf_call: None,
@@ -364,15 +365,36 @@ fn cgroups(mountinfo: &str) -> Cgroups {
     }
 }
 
-/// Whether some version 2 mount shows the hierarchy's root, which the kernel numbers 1. The mount table would not tell: it is written as
-/// seen from our own cgroup namespace, where our own control group is `/`.
-fn whole_cgroup_tree(mountinfo: &str) -> Option<bool> {
+/// Whether we can read the hierarchy from its root, which the kernel numbers 1: at a mount of our own, or through the first process of
+/// our pid namespace. The mount table would not tell: it is written as seen from our own cgroup namespace, where our own control group
+/// is `/`. `None` where the hierarchy is not mounted at all.
+fn whole_cgroup_tree(controller: CgroupController) -> Option<bool> {
     const ROOT_INODE: u64 = 1;
-    let is_version2 = |line: &&str| line.split_once(" - ").is_some_and(|(_, end)| end.starts_with("cgroup2 "));
-    // Fields of proc_pid_mountinfo(5): the fifth is the mount point.
-    let mut roots = mountinfo.lines().filter(is_version2).filter_map(|line| line.split(' ').nth(4)).flat_map(fs::metadata).peekable();
-    roots.peek()?;
-    Some(roots.any(|root| root.ino() == ROOT_INODE))
+    let mut known = None;
+    for (process, prefix) in [("self", ""), ("1", "/proc/1/root")] {
+        let mountinfo = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+        for mount_point in cgroup_mount_points(&mountinfo, controller) {
+            match fs::metadata(format!("{prefix}{mount_point}")) {
+                Ok(root) if root.ino() == ROOT_INODE => return Some(true),
+                _ => known = Some(false),
+            }
+        }
+    }
+    known
+}
+
+/// From proc_pid_mountinfo(5): the fifth field is the mount point; type, source and options follow the separator.
+fn cgroup_mount_points(mountinfo: &str, controller: CgroupController) -> impl Iterator<Item = &str> {
+    mountinfo.lines().filter_map(move |line| {
+        let (fields, file_system) = line.split_once(" - ")?;
+        let mut words = file_system.split(' ');
+        let (kind, options) = (words.next()?, words.nth(1)?);
+        let is_it = match controller.version1_name() {
+            Some(name) => kind == "cgroup" && options.split(',').any(|option| option == name),
+            None => kind == "cgroup2",
+        };
+        if is_it { fields.split(' ').nth(4) } else { None }
+    })
 }
 
 /// From cgroups(7)'s `/proc/cgroups`, whose second column is the number of the version 1 hierarchy that has the controller, 0 if none
@@ -466,6 +488,17 @@ pub(crate) mod tests {
         for table in [table(0, 0, 0), String::new(), "pids".to_owned(), "pids\tx".to_owned()] {
             assert_eq!(cgroup_hierarchy(&table), hierarchy(CgroupController::Unified, 0), "{table:?}");
         }
+    }
+
+    #[test]
+    fn mounts_of_a_hierarchy_are_found_by_type_and_controller() {
+        let table = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                     32 31 0:29 /docker/a /sys/fs/cgroup/cpu,pids ro,relatime shared:9 - cgroup cgroup rw,cpu,pids\n\
+                     41 31 0:30 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        let found = |controller| cgroup_mount_points(table, controller).collect::<Vec<_>>();
+        assert_eq!(found(CgroupController::Unified), ["/sys/fs/cgroup/unified"]);
+        assert_eq!(found(CgroupController::Pids), ["/sys/fs/cgroup/cpu,pids"]);
+        assert_eq!(found(CgroupController::Memory), [""; 0]);
     }
 
     #[test]

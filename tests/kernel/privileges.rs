@@ -53,9 +53,9 @@ fn in_namespaces(options: &[&str]) -> Diagnosis {
     doctor(command)
 }
 
-/// After `script` in a mount namespace of its own.
+/// After `script` in a mount namespace of its own, from which no process of the host's can be seen.
 fn with_mounts(mut unshare: Command, script: &str) -> Diagnosis {
-    unshare.args(["--mount", "--cgroup", "sh", "-c", &format!("{script} && exec \"$0\" \"$@\"")]);
+    unshare.args(["--pid", "--fork", "--mount-proc", "--mount", "--cgroup", "sh", "-c", &format!("{script} && exec \"$0\" \"$@\"")]);
     doctor(unshare)
 }
 
@@ -114,8 +114,12 @@ fn what_is_not_mounted_is_named() {
     let none = with_mounts(Command::new("unshare"), "umount --recursive /sys/fs/cgroup");
     assert_eq!(none.of("Surroundings", "missing"), ["cgroups"], "{:#}", none.report);
     assert!(none.finding("cgroups")["remedy"].as_str().is_some_and(|remedy| remedy.contains("hostPath")));
-    // As in a container with a cgroup namespace of its own: the mount shows its part alone.
+    // As in a container with a cgroup namespace of its own: the mounts show its part alone.
     let group = Cgroup::new("docker/5e7c0ffee0ddba11deadbeef00112233445566778899aabbccddeeff01234567");
-    let own = with_mounts(group.command("unshare"), "umount --recursive /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup");
-    assert_eq!(own.finding("cgroups")["found"], "only a container's own part of the version 2 tree", "{:#}", own.report);
+    let script = "types=$(sed -nE 's/.* - (cgroup2?) [^ ]+ (.*)/\\1 \\2/p' /proc/self/mountinfo); umount --recursive /sys/fs/cgroup && \
+                  mount -t tmpfs none /sys/fs/cgroup && echo \"$types\" | while read -r type options; do \
+                  mkdir -p /sys/fs/cgroup/$options && mount -t $type -o ${options#rw,} none /sys/fs/cgroup/$options; done";
+    let own = with_mounts(group.command("unshare"), script);
+    assert_eq!(own.of("Surroundings", "missing"), ["cgroups"], "{:#}", own.report);
+    assert_eq!(own.finding("cgroups")["found"], "only a container's own part of the tree", "{:#}", own.report);
 }
