@@ -47,6 +47,9 @@ test: deps-test rust ## everything: parsers, hostile bytes, command line, then r
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
 
+test-kubernetes: deps-test rust ## against a real Kubernetes, built once (ten minutes): the watch of a cluster at scale
+	$(CARGO) test --release --test kubernetes -- --test-threads=1 --nocapture
+
 check-build: rust ## a second build does nothing, a Rust edit does not run clang, a header edit does
 	scripts/check-build.sh
 

@@ -1,7 +1,11 @@
-//! Remora in a real Kubernetes cluster. Needs root; `make test-kubernetes` makes what the cluster is made of.
+//! Remora beside a real Kubernetes: programs of `cluster.sh`, which builds them once. Needs root; run by `make test-kubernetes`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod api;
+mod bystander;
 mod cluster;
 mod lines;
+mod proxy;
+mod server;
 mod shop;

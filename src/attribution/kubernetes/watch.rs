@@ -35,8 +35,8 @@ use super::{
     writer::{Moment, Writer},
 };
 
-/// A page of a list; 250 pods of 8 KB are 2 MB.
-const PAGE: u32 = 250;
+/// A page of a list; 100 pods of 8 KB are 0.8 MB, and what is held at once stays resident.
+const PAGE: u32 = 100;
 /// Beyond this smaller pages are asked for.
 const PAGE_BYTES_MAX: usize = 64 << 20;
 /// After so many objects others get their turn.
@@ -244,13 +244,14 @@ impl<'a> Follower<'a> {
         let mut retry = pace.first_retry;
         loop {
             let began = tokio::time::Instant::now();
+            let before = self.version.clone();
             let result = match self.version.clone() {
                 Some(version) => self.watch::<T>(version).await,
                 None if self.may_stream => self.stream::<T>().await,
                 None => self.list::<T>().await,
             };
             let lasted = began.elapsed();
-            let is_listed = self.version.is_some();
+            let is_further = self.version.is_some() && self.version != before;
             match result {
                 // The orderly end of a watch; or a list after which the watch begins.
                 Ok(was_watch) => {
@@ -282,8 +283,8 @@ impl<'a> Follower<'a> {
                     continue;
                 }
                 Err(Failure::Other(error)) => {
-                    // A watch that lasted is worth another at once.
-                    if is_listed && lasted >= pace.longest_retry {
+                    // A watch that lasted, or told something, is soon worth another.
+                    if is_further || lasted >= pace.longest_retry {
                         retry = pace.first_retry;
                     }
                     self.failed(error);

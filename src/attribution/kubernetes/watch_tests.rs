@@ -195,7 +195,7 @@ fn lists_in_pages_and_follows_from_there() {
         assert!(bed.knows(1) && bed.knows(2) && bed.knows(3));
         bed.until("the watch is open", |bed| !bed.asked("pods", "watch").is_empty()).await;
         let lists = bed.asked("pods", "list");
-        assert!(lists[0].contains("limit=250") && lists[1].contains("continue=rest"), "{lists:?}");
+        assert!(lists[0].contains("limit=100") && lists[1].contains("continue=rest"), "{lists:?}");
         let watch = &bed.asked("pods", "watch")[0];
         for part in
             ["resourceVersion=7", "labelSelector=app%3Dweb%2Ctier%21%3Dx", "fieldSelector=spec.nodeName%3Dnode1", "allowWatchBookmarks"]
