@@ -165,11 +165,20 @@ async fn until(bystander: &mut Bystander, what: &str, condition: impl Fn(&[KindL
     }
 }
 
+/// Of each address, within what a change takes to arrive.
 fn all_are_right(bystander: &mut Bystander, world: &World) {
+    let began = Instant::now();
     for place in world.iter() {
         let place = place.lock().unwrap();
         let expected = format!("{} deployment/web-{}", place.pod, place.workload);
-        assert_eq!(bystander.who(&place.address, 8080), Some(expected), "{}", place.address);
+        loop {
+            let answer = bystander.who(&place.address, 8080);
+            if answer.as_ref() == Some(&expected) {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{} is {answer:?}, not {expected}", place.address);
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

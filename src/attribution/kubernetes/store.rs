@@ -58,8 +58,8 @@ pub(super) struct Member {
     pub is_gone: bool,
 }
 
-/// The 64 hexadecimal digits of a container's id.
-pub(super) type ContainerId = [u8; 32];
+/// The first half of the 64 hexadecimal digits of a container's id, which are random: twice as many would not tell more apart.
+pub(super) type ContainerId = [u8; 16];
 
 /// All that an address is known for.
 #[derive(Clone, Debug, Default)]
@@ -315,9 +315,9 @@ pub(super) fn port_key(port: u16, transport: Transport) -> u128 {
 /// `None` for what is no id of 64 hexadecimal digits.
 pub(super) fn container_id(text: &str) -> Option<ContainerId> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut id = [0; 32];
+    let mut id = ContainerId::default();
     let bytes = text.as_bytes();
-    if bytes.len() != 64 {
+    if bytes.len() != 64 || !bytes.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
     for (place, pair) in id.iter_mut().zip(bytes.chunks_exact(2)) {

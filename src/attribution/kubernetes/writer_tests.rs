@@ -51,7 +51,7 @@ fn pod(number: u64, name: &str, address: &str, start_s: u64) -> Value {
         "status": {
             "phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "hostIP": "192.168.0.2", "startTime": timestamp(start_s),
             "containerStatuses": [{
-                "name": "main", "image": "sha256:00", "containerID": format!("containerd://{number:064x}"),
+                "name": "main", "image": "sha256:00", "containerID": format!("containerd://{number:032x}{number:032x}"),
                 "state": {"running": {"startedAt": timestamp(start_s + 1)}},
             }],
         },
@@ -151,14 +151,14 @@ fn a_pod_is_known_by_its_uid_and_its_containers_by_their_ids() {
     let mut object = pod(1, "web-1", "10.0.0.1", 5);
     object["spec"]["initContainers"] = json!([{"name": "prepare", "image": "registry/prepare:2"}]);
     object["status"]["initContainerStatuses"] = json!([
-        {"name": "prepare", "image": "x", "containerID": format!("docker://{:064x}", 77), "state": {"terminated": {"startedAt": timestamp(5)}}},
+        {"name": "prepare", "image": "x", "containerID": format!("docker://{0:032x}{0:032x}", 77), "state": {"terminated": {"startedAt": timestamp(5)}}},
     ]);
-    object["status"]["containerStatuses"][0]["lastState"] = json!({"terminated": {"containerID": format!("cri-o://{:064x}", 78)}});
+    object["status"]["containerStatuses"][0]["lastState"] = json!({"terminated": {"containerID": format!("cri-o://{0:032x}{0:032x}", 78)}});
     bed.pod(object, at(20));
     let known = bed.cluster.pod(&uid(1)).unwrap();
     assert_eq!((&*known.name, &*known.namespace, known.node.as_deref()), ("web-1", "shop", Some("node2")));
     let container = |id: u64| {
-        let container = bed.cluster.container(&uid(1), &format!("{id:064x}"))?;
+        let container = bed.cluster.container(&uid(1), &format!("{id:032x}{id:032x}"))?;
         Some((container.name.clone(), container.image.clone().unwrap()))
     };
     assert_eq!(container(1), Some(("main".into(), "registry/web:1".into())));
@@ -178,7 +178,7 @@ fn a_static_pod_is_known_by_the_uid_of_its_kubelet_and_keeps_its_own_name() {
     bed.pod(object, at(20));
     let pod = bed.cluster.pod("0123456789abcdef0123456789abcdef").unwrap();
     assert_eq!((pod.workload.kind, &*pod.workload.name), (WorkloadKind::Pod, "etcd-node1"));
-    assert!(bed.cluster.container("0123456789abcdef0123456789abcdef", &format!("{:064x}", 1)).is_some());
+    assert!(bed.cluster.container("0123456789abcdef0123456789abcdef", &format!("{0:032x}{0:032x}", 1)).is_some());
     bed.gone(1, at(30));
     bed.writer.settle(at(300));
     assert_eq!(bed.cluster.pod("0123456789abcdef0123456789abcdef"), None);
