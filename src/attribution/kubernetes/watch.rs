@@ -43,6 +43,8 @@ const PAGE_BYTES_MAX: usize = 64 << 20;
 const TURN: usize = 32;
 /// The server ends a watch after this time; up to a fifth is added.
 const WATCH_S: u32 = 240;
+/// Within this time a watch that is taken up again says whether it can be.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// Marks the end of a streaming list.
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 
@@ -242,6 +244,7 @@ impl<'a> Follower<'a> {
     async fn follow<T: Followed>(mut self) -> Infallible {
         let pace = self.server.pace;
         let mut retry = pace.first_retry;
+        let mut relist = pace.first_retry;
         loop {
             let began = tokio::time::Instant::now();
             let before = self.version.clone();
@@ -261,8 +264,13 @@ impl<'a> Follower<'a> {
                     }
                 }
                 Err(Failure::Expired) => {
-                    debug!("{}: the API server forgot where the watch stood; listing anew", self.kind.name());
-                    self.version = None;
+                    self.expired();
+                    tokio::time::sleep(jittered(relist)).await;
+                    // Lists are dear: not one after another for a server that forgets at once.
+                    relist =
+                        if is_further || lasted >= pace.longest_retry { pace.first_retry } else { (relist * 2).min(pace.longest_retry) };
+                    retry = pace.first_retry;
+                    continue;
                 }
                 Err(Failure::NotStreaming) => {
                     self.may_stream = false;
@@ -408,8 +416,15 @@ impl<'a> Follower<'a> {
     async fn watch<T: Followed>(&mut self, version: String) -> Result<bool, Failure> {
         let request = Request::new(self.path()).watch(&self.watch_parameters(), &version).context("asking for a watch")?;
         let answer = self.ask(request, "PartialObjectMetadata", self.server.pace.quiet).await?;
+        let mut lines = Lines::new(answer);
+        // A server that forgot where the watch stood says so at once.
+        if let Ok(line) = tokio::time::timeout(AT_ONCE, lines.next()).await
+            && let Told::End = self.event::<T>(line.context("reading a watch")?)?
+        {
+            return Ok(true);
+        }
         self.synced();
-        self.read::<T>(Lines::new(answer)).await
+        self.read::<T>(lines).await
     }
 
     async fn read<T: Followed>(&mut self, mut lines: Lines<'_>) -> Result<bool, Failure> {
@@ -561,6 +576,17 @@ impl<'a> Follower<'a> {
         let is_stale = |state: &State| matches!(state, State::Stale { .. } | State::Starting { .. });
         if !cluster.health.load().states.iter().any(is_stale) && self.server.has_said.swap(false, Ordering::Relaxed) {
             info!("the API server at {} answers again", self.server.url);
+        }
+    }
+
+    /// The server answers, but what is known is of before.
+    fn expired(&mut self) {
+        debug!("{}: the API server forgot where the watch stood; listing anew", self.kind.name());
+        self.version = None;
+        let cluster = &self.server.cluster;
+        if matches!(cluster.health.load().states[self.kind as usize], State::Synced { .. }) {
+            let why = "the API server forgot where the watch stood".into();
+            cluster.set_state(self.kind, State::Stale { since_s: unix().as_secs(), why });
         }
     }
 
