@@ -176,7 +176,9 @@ fn all_are_right(bystander: &mut Bystander, world: &World) {
             if answer.as_ref() == Some(&expected) {
                 break;
             }
-            assert!(began.elapsed() < PATIENCE, "{} is {answer:?}, not {expected}", place.address);
+            if began.elapsed() > PATIENCE {
+                panic!("{} is {answer:?}, not {expected}; {:#?}", place.address, bystander.health());
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -1,7 +1,7 @@
 //! Remora beside a real Kubernetes: programs of `cluster.sh`, which builds them once. Needs root; run by `make test-kubernetes`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(clippy::disallowed_methods, reason = "its threads are not the agent's")]
+#![allow(clippy::disallowed_methods, reason = "the rules of threads are the agent's")]
 
 mod api;
 mod bystander;
