@@ -14,6 +14,7 @@ pub mod rehearsal;
 mod remotes;
 mod replay;
 mod router;
+mod scope;
 mod services;
 mod surroundings;
 mod tape;
@@ -59,9 +60,10 @@ use crate::{
 use drain::Live;
 use losses::Losses;
 use names::{Host, Names, Source as NameSource};
-use pipeline::{Control, Pipeline, Plan, Source, Tape};
+use pipeline::{Control, Pipeline, Plan, Source, Tape, Wants};
 use publish::Publisher;
 use replay::{Input, Tail};
+use scope::Scope;
 use surroundings::Sources;
 use tape::Taped;
 use worker::{Options, Worker};
@@ -108,7 +110,7 @@ fn load(config: &Config, features: &Features, family: HookFamily, own_port: Opti
         ports: config.port.clone(),
         cgroups: features.cgroup_hierarchy,
         cgroup_events: features.tells_cgroups(),
-        filter_cgroups: false,
+        filter_cgroups: !Scope::new(config).is_whole(),
         capture_len: config.capture_bytes,
         ring_bytes: config.ring_bytes,
         max_connections: config.max_connections,
@@ -152,7 +154,8 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
         let source = NameSource::Host(Box::new(Host { processes, containers, cluster, conntrack }));
         let names = Names::new(source, Listeners::new(proc_root), tape.as_ref().map(|tape| tape.sender.clone()));
         let options = options(config, place, false, unix_offset_ns);
-        workers.push((Worker::new(options, names, Arc::clone(&losses)), Some(probes.wishes()?)));
+        let wants = Wants { wishes: probes.wishes()?, cgroups: probes.cgroup_filter()? };
+        workers.push((Worker::new(options, names, Arc::clone(&losses)), Some(wants)));
     }
     if let Some(error) = &conntrack_error {
         tracing::debug!("{error}: connections through rewritten addresses keep these for names");
@@ -306,6 +309,7 @@ fn options(config: &Config, worker: usize, frames: bool, unix_offset_ns: i64) ->
         workers: config.workers,
         frames,
         sides: config.sides,
+        scope: Scope::new(config),
         detail: config.detail,
         lines: config.output == Output::Json,
         raw: raw(&config.raw),

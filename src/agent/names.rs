@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use crossbeam_channel::Sender;
 
 use crate::{
-    attribution::{Cluster, Conntrack, ContainerNames, Listeners, Processes, conntrack::ConntrackCounts},
+    attribution::{Cluster, Conntrack, ContainerNames, Listeners, Processes, cgroup::container_of_path, conntrack::ConntrackCounts},
     model::{ConnectionId, Endpoint, Process, Remote, Translation},
     record::{Fact, Known},
 };
@@ -196,6 +196,13 @@ impl Names {
         if let Source::Host(host) = &mut self.source {
             host.processes.observe_fork(parent, child);
         }
+    }
+
+    /// The namespace of the pod that a control group of this path is of.
+    pub fn namespace_of_cgroup(&self, path: &str) -> Option<Arc<str>> {
+        let Source::Host(host) = &self.source else { return None };
+        let container = container_of_path(path)?.to_container();
+        Some(Arc::clone(&host.cluster.pod(container.pod_uid.as_deref()?)?.namespace))
     }
 
     /// A control group was made or got another name; or it was removed.

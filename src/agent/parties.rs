@@ -12,6 +12,7 @@ use super::{
     losses::Losses,
     names::{Hint, Names},
     remotes::Dialled,
+    scope::{LeftOut, Verdict},
     worker::{Options, Table},
 };
 use crate::{
@@ -102,6 +103,7 @@ pub struct Around {
     pub losses: Arc<Losses>,
     /// Listening services by namespace and port: since when, and when last used.
     pub(super) listeners: Table<(u32, u16), Service>,
+    pub left_out: LeftOut,
     /// What DNS answered: over UDP to anybody, over TCP on the connections of this worker.
     pub(super) resolved: Resolved,
     domains: Domains,
@@ -312,6 +314,7 @@ impl Around {
             lines,
             losses,
             listeners: Table::default(),
+            left_out: LeftOut::default(),
             resolved: Resolved::default(),
             domains: Domains::default(),
             sequence: 0,
@@ -321,7 +324,30 @@ impl Around {
 
     pub fn process(&mut self, header: &Header, cgroup_id: u64, comm: &Text<16>) -> Option<Arc<Process>> {
         let comm = comm.to_string_lossy();
-        self.names.process(Hint { pid: header.pid, comm: &comm, cgroup_id, now_ns: header.time_ns, sequence: self.sequence, again: false })
+        let hint = Hint { pid: header.pid, comm: &comm, cgroup_id, now_ns: header.time_ns, sequence: self.sequence, again: false };
+        let process = self.names.process(hint);
+        if self.options.scope.judge(process.as_deref()) == Verdict::LeftOut {
+            self.left_out.add(cgroup_id);
+        }
+        process
+    }
+
+    /// A control group was made or got another name; or it was removed.
+    pub fn cgroup(&mut self, id: u64, path: &str, removed: bool) {
+        self.names.cgroup(id, path, removed);
+        if removed {
+            self.left_out.forget(id);
+        } else if !self.options.scope.is_whole()
+            && let Some(namespace) = self.names.namespace_of_cgroup(path)
+            && self.options.scope.judge_namespace(Some(&namespace)) == Verdict::LeftOut
+        {
+            self.left_out.add(id);
+        }
+    }
+
+    /// Nothing of it is shown or counted; the connection is known to its peer all the same.
+    pub fn hides(&self, about: &About) -> bool {
+        self.options.scope.judge(about.process.as_deref()) != Verdict::Watched
     }
 
     /// A socket is there, to be found by its peer.
@@ -482,6 +508,9 @@ impl Around {
 
     /// Adds what a connection's counters grew by to the edge of its exchanges, or to that of its own protocol; until there is either it waits.
     pub fn count(&mut self, about: &mut About, protocol: Option<Protocol>, totals: &Totals) {
+        if self.hides(about) {
+            return;
+        }
         let Some(protocol) = about.spoken.or(protocol) else { return };
         let id = self.edge(about, protocol);
         let side = about.side(self.options.frames);
@@ -493,6 +522,20 @@ impl Around {
 
     /// The connection ended; `protocol` is its own.
     pub fn closed(&mut self, about: &mut About, protocol: Protocol, totals: &Totals, now_ns: u64, error: u32, reason: CloseReason) {
+        if !self.hides(about) {
+            self.count_end(about, protocol, totals, now_ns, error, reason);
+        }
+        self.ended.extend(about.sockets().map(|socket| (socket, about.id)));
+        while self.ended.len() > ENDED_MAX
+            && let Some((socket, id)) = self.ended.pop_front()
+        {
+            if self.peers.get(&socket).is_some_and(|peer| peer.id == id) {
+                self.peers.remove(&socket);
+            }
+        }
+    }
+
+    fn count_end(&mut self, about: &mut About, protocol: Protocol, totals: &Totals, now_ns: u64, error: u32, reason: CloseReason) {
         let growth = about.growth(totals);
         let closing = Closing {
             bytes_sent: growth.bytes_sent,
@@ -511,17 +554,12 @@ impl Around {
             CloseReason::Abort => Some("abort"),
         };
         self.connection_line(about, protocol, totals, now_ns, error, reason);
-        self.ended.extend(about.sockets().map(|socket| (socket, about.id)));
-        while self.ended.len() > ENDED_MAX
-            && let Some((socket, id)) = self.ended.pop_front()
-        {
-            if self.peers.get(&socket).is_some_and(|peer| peer.id == id) {
-                self.peers.remove(&socket);
-            }
-        }
     }
 
     pub fn fail(&mut self, about: &mut About, now_ns: u64, error: u32) {
+        if self.hides(about) {
+            return;
+        }
         about.established = false;
         self.resolve(about);
         self.dial(about);
@@ -596,6 +634,9 @@ impl Around {
                 let service = self.listeners.get(&(netns, local.port))?;
                 let (since_ns, last_exchange_ns) = (service.since_ns, service.last_exchange_ns);
                 let process = self.names.process(Hint { pid: pid.unwrap_or(0), comm: "", cgroup_id: 0, now_ns, sequence, again: false });
+                if self.options.scope.judge(process.as_deref()) != Verdict::Watched {
+                    return None;
+                }
                 let server = match process.as_deref() {
                     Some(process) => self.for_edge(&self.party(process, local.address)),
                     None => Party { address: Some(local.address), ..Party::new(Workload::of_address(local.address)) },
@@ -616,6 +657,9 @@ pub struct Out<'a> {
 impl Sink for Out<'_> {
     fn exchange(&mut self, exchange: &Exchange<'_>) {
         let Self { about, around } = self;
+        if around.hides(about) {
+            return;
+        }
         about.spoken = Some(exchange.protocol);
         let id = around.edge(about, exchange.protocol);
         let side = about.side(around.options.frames);

@@ -30,13 +30,14 @@ use super::{
     rehearsal::{self, Memory},
     replay::{self, Input, Tail},
     router::{Batch, Message, Router},
+    scope::Leave,
     services::{self, Services},
     tape::{self, Taped},
     worker::{Report, Worker},
 };
 use crate::{
     export::{Published, terminal},
-    probes::table::Wishes,
+    probes::table::{CgroupFilter, Wishes},
     record::Writer,
 };
 
@@ -75,11 +76,17 @@ pub enum Source {
 pub struct Plan {
     pub source: Source,
     /// With the way to tell the kernel what a worker wants to see.
-    pub workers: Vec<(Worker, Option<Wishes>)>,
+    pub workers: Vec<(Worker, Option<Wants>)>,
     /// JSON lines go to standard output.
     pub lines: bool,
     pub losses: Arc<Losses>,
     pub tape: Option<Tape>,
+}
+
+/// How a worker tells the kernel what it wants to see.
+pub struct Wants {
+    pub wishes: Wishes,
+    pub cgroups: CgroupFilter,
 }
 
 /// A recording under way: its writer and both ends of the way there.
@@ -133,11 +140,11 @@ pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
     };
     let mut messages = Vec::new();
     let mut workers = Vec::new();
-    for (place, (worker, wishes)) in plan.workers.into_iter().enumerate() {
+    for (place, (worker, wants)) in plan.workers.into_iter().enumerate() {
         let (sender, receiver) = bounded(MESSAGES);
         messages.push(sender);
         let outlets = Outlets {
-            wishes,
+            wants,
             report: report.clone(),
             spent: spent.clone(),
             rounds: plan.lines.then(|| (Outlet::new(round.clone(), patience), unused.clone())),
@@ -245,7 +252,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 
 /// The ways out of a worker.
 struct Outlets {
-    wishes: Option<Wishes>,
+    wants: Option<Wants>,
     report: Sender<Report>,
     spent: Sender<Batch>,
     rounds: Option<(Outlet<Lines>, Receiver<Lines>)>,
@@ -255,7 +262,7 @@ struct Outlets {
 impl Outlets {
     fn work(self, mut worker: Worker, messages: &Receiver<Message>) {
         let mut wish = |id, wish| {
-            if let Some(Err(error)) = self.wishes.as_ref().map(|wishes| wishes.set(id, wish)) {
+            if let Some(Err(error)) = self.wants.as_ref().map(|wants| wants.wishes.set(id, wish)) {
                 tracing::debug!("{error:#}");
             }
         };
@@ -268,9 +275,24 @@ impl Outlets {
             if let Message::Events(batch) = message {
                 let _ = self.spent.try_send(batch);
             }
+            for change in worker.left_out() {
+                self.leave(change);
+            }
             self.pass_lines(worker.lines());
         }
         let _ = self.report.send(worker.report(true));
+    }
+
+    /// A group that the kernel has no room for is left out here, at more cost.
+    fn leave(&self, change: Leave) {
+        let Some(Wants { cgroups, .. }) = &self.wants else { return };
+        let told = match change {
+            Leave::Out(id) => cgroups.ignore(id),
+            Leave::Forget(id) => cgroups.allow(id),
+        };
+        if let Err(error) = told {
+            tracing::debug!("{error:#}");
+        }
     }
 
     fn pass_lines(&self, lines: &mut Lines) {

@@ -197,3 +197,48 @@ fn a_client_that_comes_by_an_address_of_this_host_is_called_by_its_own() {
     let line: serde_json::Value = serde_json::from_str(lines(&mut worker).last().unwrap()).unwrap();
     assert_eq!((&line["client"]["pod"], &line["server"]["pod"]), (&"visitor-1".into(), &"cart-1".into()), "{line}");
 }
+
+#[test]
+fn pods_of_other_namespaces_are_left_out_and_still_name_their_peers() {
+    let config = |only: &str, never: &str| {
+        let names = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        crate::config::Config { namespace: names(only), exclude_namespace: names(never), ..Default::default() }
+    };
+    // Pid 20 is of a pod of `shop`, pid 10 of none.
+    for (only, never, asker, teller) in [("", "", 1, 1), ("shop", "", 0, 1), ("bank", "", 0, 0), ("", "shop", 1, 0), ("", "bank", 1, 1)] {
+        let mut worker = worker();
+        worker.around.options.scope = Scope::new(&config(only, never));
+        learn_process(&mut worker, "cart-1");
+        open(&mut worker, 256, 10, [CLIENT, POD], Role::Client);
+        open(&mut worker, 512, 20, [POD, CLIENT], Role::Server);
+        ask(&mut worker, 256, 0);
+        serve(&mut worker, 512, 0);
+        close(&mut worker, 256, 10);
+        close(&mut worker, 512, 20);
+        let lines = lines(&mut worker);
+        let of = |side: &str| lines.iter().filter(|line| line.contains(&format!("\"side\":\"{side}\""))).count();
+        assert_eq!((of("client"), of("server")), (asker, teller), "only {only:?}, never {never:?}");
+        assert_eq!(lines.len(), 2 * (asker + teller), "an exchange and a connection each: {lines:?}");
+        assert!(lines.iter().all(|line| line.contains("cart-1")), "{lines:?}");
+        assert_eq!(worker.left_out().is_empty(), teller == 1, "only {only:?}, never {never:?}");
+    }
+}
+
+#[test]
+fn a_control_group_is_told_to_the_kernel_once_and_forgotten_with_its_end() {
+    let mut worker = worker();
+    let named = crate::config::Config { exclude_namespace: vec!["shop".to_owned()], ..Default::default() };
+    worker.around.options.scope = Scope::new(&named);
+    learn_process(&mut worker, "cart-1");
+    let fork = |worker: &mut Worker, id, cgroup_id| {
+        let tuple = crate::event::Tuple { local: POD, remote: Endpoint { port: id as u16, ..CLIENT }, netns: 7 };
+        let comm = crate::event::Text::new("server");
+        let body = Body::Open { tuple, cgroup_id, start_ns: 1, connect_ns: 0, role: Role::Server, adopted: false, comm };
+        feed(worker, id, 20, body);
+    };
+    fork(&mut worker, 256, 77);
+    fork(&mut worker, 512, 77);
+    assert_eq!(worker.left_out(), [Leave::Out(77)]);
+    feed(&mut worker, 0, 0, Body::Cgroup { id: 77, path: b"/docker/x", removed: true });
+    assert_eq!(worker.left_out(), [Leave::Forget(77)]);
+}

@@ -158,7 +158,7 @@ impl Sink for ToMany<'_> {
 
     fn exchange_with(&mut self, exchange: &Exchange<'_>, remote: Option<Endpoint>) {
         let Self { about, around, bound, early, .. } = self;
-        if !around.options.frames && !around.shows(about.role) {
+        if around.hides(about) || (!around.options.frames && !around.shows(about.role)) {
             return;
         }
         let remote = remote.unwrap_or(NOBODY);

@@ -12,6 +12,7 @@ use super::{
     overheard::Overheard,
     parties::{About, Around, Out},
     router::{Batch, Message},
+    scope::{Leave, Scope},
     udp::Sockets,
 };
 use crate::{
@@ -33,6 +34,8 @@ pub struct Options {
     pub frames: bool,
     /// Whose connections are shown.
     pub sides: Sides,
+    /// Which pods are watched.
+    pub scope: Scope,
     /// What edges tell apart.
     pub detail: Detail,
     /// Lines are wanted.
@@ -119,6 +122,11 @@ impl Worker {
     /// The lines of the last round; to be cleared by whoever took them.
     pub fn lines(&mut self) -> &mut Lines {
         &mut self.around.lines
+    }
+
+    /// What the kernel is to be told of control groups.
+    pub fn left_out(&mut self) -> Vec<Leave> {
+        self.around.left_out.take()
     }
 
     pub fn report(&mut self, last: bool) -> Report {
@@ -210,7 +218,7 @@ impl Worker {
             }
             Body::Exit => around.names.exit(header.pid),
             Body::Fork { child } => around.names.fork(header.pid, child),
-            Body::Cgroup { id, path, removed } => around.names.cgroup(id, &String::from_utf8_lossy(path), removed),
+            Body::Cgroup { id, path, removed } => around.cgroup(id, &String::from_utf8_lossy(path), removed),
             Body::Tick => self.tick(header.time_ns),
             Body::Sweep { since_ns } => self.sweep(header, since_ns),
         }

@@ -27,6 +27,7 @@ pub(super) fn worker() -> Worker {
         workers: 1,
         frames: false,
         sides: Sides::Both,
+        scope: Scope::default(),
         detail: Detail::Workload,
         lines: true,
         raw: Protocols::default(),
@@ -48,7 +49,7 @@ pub(super) fn feed(worker: &mut Worker, id: u64, pid: u32, body: Body<'_>) {
 
 pub(super) fn open(worker: &mut Worker, id: u64, pid: u32, [local, remote]: [Endpoint; 2], role: Role) {
     let tuple = Tuple { local, remote, netns: NETNS };
-    let body = Body::Open { tuple, cgroup_id: 0, start_ns: 1, connect_ns: 0, role, adopted: false, comm: Text::new("comm") };
+    let body = Body::Open { tuple, cgroup_id: 5, start_ns: 1, connect_ns: 0, role, adopted: false, comm: Text::new("comm") };
     feed(worker, id, pid, body);
 }
 
