@@ -489,6 +489,10 @@ impl<'a> Follower<'a> {
             Ok(event) => event,
             Err(error) => {
                 let bare: Event<Bare> = serde_json::from_slice(text).context("reading an event")?;
+                // Its object is a Status, whose own `status` is a text.
+                if bare.kind == "ERROR" {
+                    return Err(refusal(text));
+                }
                 self.malformed(&error.to_string());
                 self.advance(&bare.object.metadata.resource_version);
                 return Ok(Told::Nothing);
@@ -521,12 +525,7 @@ impl<'a> Follower<'a> {
                 }
                 return Ok(Told::Bookmark { ends_list });
             }
-            "ERROR" => {
-                let status: Event<Status> = serde_json::from_slice(text).context("reading an error")?;
-                let Status { code, message, reason } = status.object;
-                let is_expired = code == 410 || matches!(reason.as_str(), "Expired" | "Gone");
-                return Err(if is_expired { Failure::Expired } else { anyhow!("the API server said {code}: {message}").into() });
-            }
+            "ERROR" => return Err(refusal(text)),
             _ => self.malformed("an event of a kind that is not known"),
         }
         let meta = event.object.meta();
@@ -617,6 +616,17 @@ impl<'a> Follower<'a> {
         self.server.cluster.set_state(self.kind, state);
         warn!("the API server does not tell of {}: {why}; names that follow from them are missing", self.kind.name());
     }
+}
+
+/// What an event of the kind ERROR says.
+fn refusal(text: &[u8]) -> Failure {
+    let status = match serde_json::from_slice::<Event<Status>>(text).context("reading an error") {
+        Ok(event) => event.object,
+        Err(error) => return error.into(),
+    };
+    let Status { code, message, reason } = status;
+    let is_expired = code == 410 || matches!(reason.as_str(), "Expired" | "Gone");
+    if is_expired { Failure::Expired } else { anyhow!("the API server said {code}: {message}").into() }
 }
 
 /// What a line told.

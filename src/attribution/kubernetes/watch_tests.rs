@@ -244,7 +244,10 @@ fn a_server_that_passes_over_the_request_for_a_streaming_list_is_asked_for_pages
 
 #[test]
 fn a_version_that_is_forgotten_is_listed_anew_and_what_vanished_meanwhile_is_removed() {
-    let expired = event("ERROR", json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}));
+    let expired = event(
+        "ERROR",
+        json!({"kind": "Status", "status": "Failure", "metadata": {}, "code": 410, "reason": "Expired", "message": "too old resource version"}),
+    );
     for gone in [Reply::Ended(vec![expired]), Reply::Status(410, "too old resource version")] {
         let prepare = |bed: &Bed| {
             bed.reply("pods", "list", Reply::Page(vec![pod(1, 1), pod(2, 2)], "7", None));
