@@ -24,6 +24,11 @@ struct Agent<'a> {
 impl<'a> Agent<'a> {
     /// `kubectl apply` of what users apply, with its lines in the log.
     fn deploy(cluster: &'a Cluster) -> Self {
+        Self::deploy_with(cluster, "REMORA_OUTPUT=json")
+    }
+
+    /// The same with these variables.
+    fn deploy_with(cluster: &'a Cluster, variables: &str) -> Self {
         // Engines before Docker 23 do not know the capabilities that the plain manifest asks for.
         let create = ["create", "--cap-add=BPF", "--cap-add=PERFMON", "remora:0.1.0"];
         let applied = match cluster.try_docker(&create) {
@@ -37,10 +42,14 @@ impl<'a> Agent<'a> {
         println!("applied: {applied}");
         cluster.kubectl(&format!("apply {applied}"));
         let agent = Self { cluster, applied };
-        cluster.kubectl("-n remora set env daemonset/remora REMORA_OUTPUT=json");
+        cluster.kubectl(&format!("-n remora set env daemonset/remora {variables}"));
         cluster.kubectl("-n remora rollout status daemonset/remora --timeout=60s");
         until("the agent to be ready", PATIENCE, || agent.log().contains("\"type\":\"ready\"").then_some(()));
-        until("the cluster to be known", PATIENCE, || cluster.agent("/metrics").contains("remora_workload_info").then_some(()));
+        let is_synced = |status: &Value| {
+            let kinds = status["kubernetes"]["kinds"].as_array()?;
+            (!kinds.is_empty() && kinds.iter().all(|kind| kind["state"] == "synced")).then_some(())
+        };
+        until("the cluster to be known", PATIENCE, || is_synced(&serde_json::from_str(&cluster.agent("/api/v1/status")).unwrap()));
         agent
     }
 
@@ -247,6 +256,33 @@ fn pods_that_are_killed_and_scaled_under_load_never_lend_their_names() {
     let unnamed =
         lines.seen_by("client").filter(|line| line["server"]["kind"] == "address" && workload(&line["client"]).starts_with("shop/"));
     println!("{} lines, {} of them with an end that has no name", lines.all().len(), unnamed.count());
+}
+
+#[test]
+fn only_the_pods_of_the_namespaces_that_are_asked_for_are_watched() {
+    let cluster = Cluster::with_shop();
+    let agent = Agent::deploy_with(&cluster, "REMORA_OUTPUT=json REMORA_NAMESPACE=warehouse");
+    load(&cluster, "run 20");
+    let since_ns = unix_ns();
+    load(&cluster, "run 100");
+    // 100 orders: the stock is asked, the courier takes and counts them.
+    let told = |lines: &Lines| lines.counts("server").values().sum::<u64>() >= 100 && lines.counts("client").values().sum::<u64>() >= 200;
+    let lines = until("the lines of the warehouse", PATIENCE, || Some(agent.lines(since_ns, unix_ns())).filter(told));
+    for line in lines.all() {
+        let own = if line["side"] == "server" { &line["server"] } else { &line["client"] };
+        assert_eq!(own["namespace"], "warehouse", "{line}");
+    }
+    let expected: Counts = [
+        (["shop/storefront", "warehouse/stock", "http", "GET"], 100),
+        (["warehouse/courier", "shop/broker", "amqp", "basic.deliver"], 100),
+        (["warehouse/courier", "shop/cache", "redis", "INCRBY"], 100),
+    ]
+    .into_iter()
+    .map(|(key, times)| (key.map(str::to_owned), times))
+    .collect();
+    let mut seen = lines.counts("server");
+    seen.extend(lines.counts("client"));
+    assert_eq!(differences(&expected, &seen), Vec::<String>::new());
 }
 
 #[test]
