@@ -43,7 +43,7 @@ demo: build deps-test ## remora run beside a small real workload on loopback, re
 test: deps-test rust ## everything: parsers, hostile bytes, command line, then real programs on this kernel
 	$(CARGO) test --release --no-run
 	$(CARGO) test --release --lib --bins
-	$(CARGO) test --release --test architecture --test cli --test confusion --test deploy
+	$(CARGO) test --release --test architecture --test cli --test confusion --test deploy --test programs
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
 

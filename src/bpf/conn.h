@@ -193,37 +193,4 @@ static __always_inline void report_owner(const struct conn *conn)
 	event_submit(event);
 }
 
-/*
- * A connection whose first byte was not seen: at its first data, in the
- * process's own context. The call that moved `size` bytes is over, so the
- * socket's counters stand behind it: it gets position 0.
- */
-static __always_inline struct conn *adopt(struct sock *sk, __u32 size, bool sent)
-{
-	__u64 key = (__u64)sk;
-	struct conn conn = {};
-	struct conn *adopted;
-	long failed;
-
-	conn.flags = CONN_ADOPTED;
-	conn.start_ns = bpf_ktime_get_ns();
-	/* listen() sets the backlog and accepted sockets are clones of the listener; a connecting socket has none */
-	conn.role = LOAD(sk, sk_max_ack_backlog) ? ROLE_SERVER : ROLE_CLIENT;
-	read_tuple(&conn.tuple, sk);
-	read_bases(&conn, sk);
-	if (sent)
-		conn.flows[1].base -= size;
-	else
-		conn.flows[0].base -= size;
-	conn.id = mint_id(conn.role == ROLE_SERVER ? conn.tuple.remote_port : conn.tuple.local_port);
-	if (!conn_wanted(&conn))
-		conn.flags |= CONN_IGNORED;
-	failed = bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST);
-	/* if it failed another thread may just have adopted it */
-	adopted = bpf_map_lookup_elem(&conns, &key);
-	if (failed && !adopted)
-		count(STAT_CONNS_FULL);
-	return adopted;
-}
-
 #endif /* REMORA_CONN_H */

@@ -14,6 +14,14 @@ struct user_data {
 	__u64 count; /* 0: base is the buffer; else the number of iovecs */
 };
 
+/* How struct user_msghdr begins in user memory. What follows in it is not wanted, and would cost stack. */
+struct message_head {
+	__u64 name;
+	__u32 name_len;
+	__u32 _pad;
+	struct user_data data;
+};
+
 /* The bytes of this call are not in user memory (sendfile, splice, io_uring): lengths only. */
 #define NO_USER_DATA ((struct user_data){ 0, 0 })
 
@@ -36,12 +44,8 @@ static __always_inline __u32 clamp_len(__u64 len, __u32 max)
 
 static __always_inline void read_msghdr(struct user_data *data, __u64 header)
 {
-	struct user_msghdr message;
-
-	if (bpf_probe_read_user(&message, sizeof(message), (void *)header))
-		return;
-	data->base = (__u64)message.msg_iov;
-	data->count = message.msg_iovlen;
+	/* if it fails both are 0 */
+	bpf_probe_read_user(data, sizeof(*data), (void *)(header + offsetof(struct message_head, data)));
 }
 
 static __always_inline __u64 control_value(__u64 word, __u64 number, __u64 otherwise)
@@ -82,13 +86,14 @@ static __always_inline struct wish read_wish(const struct conn *conn, bool sent)
  */
 __weak __noinline int gather_round(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
 {
-	struct iovec batch[IOVEC_BATCH];
 	volatile __u32 *total;
+	struct iovec *batch;
 	__u32 i;
 
 	if (!scratch)
 		return -1;
 	total = &scratch->event.captured;
+	batch = scratch->batch;
 	for (i = 0; i < IOVEC_ROUND; i++) {
 		struct iovec *piece = &batch[i & (IOVEC_BATCH - 1)];
 		__u32 copied = *total;
@@ -99,7 +104,7 @@ __weak __noinline int gather_round(struct scratch *scratch, __u64 base, __u64 pi
 		if (piece == batch) {
 			__u64 left = (pieces - i) * sizeof(*piece);
 
-			if (bpf_probe_read_user(batch, clamp_len(left, sizeof(batch)),
+			if (bpf_probe_read_user(batch, clamp_len(left, sizeof(scratch->batch)),
 						(void *)(base + i * sizeof(*piece))))
 				return -1;
 		}
@@ -220,6 +225,46 @@ static __always_inline void emit_data(struct scratch *scratch, const struct conn
 		count(STAT_RING_FULL);
 	else
 		count(STAT_DATA);
+}
+
+/*
+ * A connection whose first byte was not seen: at its first data, in the
+ * process's own context. The call that moved `size` bytes is over, so the
+ * socket's counters stand behind it: it gets position 0. Rare, so a function of
+ * its own, whose stack the way of all other calls does not carry along.
+ */
+static __noinline struct conn *adopt(struct sock *sk, __u32 size, bool sent)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
+	__u64 key = (__u64)sk;
+	struct conn *adopted;
+	struct conn *conn;
+	long failed;
+
+	if (!scratch)
+		return NULL;
+	conn = &scratch->adopted;
+	__builtin_memset(conn, 0, sizeof(*conn));
+	conn->flags = CONN_ADOPTED;
+	conn->start_ns = bpf_ktime_get_ns();
+	/* listen() sets the backlog and accepted sockets are clones of the listener; a connecting socket has none */
+	conn->role = LOAD(sk, sk_max_ack_backlog) ? ROLE_SERVER : ROLE_CLIENT;
+	read_tuple(&conn->tuple, sk);
+	read_bases(conn, sk);
+	if (sent)
+		conn->flows[1].base -= size;
+	else
+		conn->flows[0].base -= size;
+	conn->id = mint_id(conn->role == ROLE_SERVER ? conn->tuple.remote_port : conn->tuple.local_port);
+	if (!conn_wanted(conn))
+		conn->flags |= CONN_IGNORED;
+	failed = bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST);
+	/* if it failed another thread may just have adopted it */
+	adopted = bpf_map_lookup_elem(&conns, &key);
+	if (failed && !adopted)
+		count(STAT_CONNS_FULL);
+	return adopted;
 }
 
 /*

@@ -141,14 +141,19 @@ struct short_event {
 
 /*
  * Key: CPU. A data record is put together here before it is copied to the
- * ring: ring records are reserved in constant sizes only. The data hooks run
- * with preemption off and none of them interrupts another. Twice CAPTURE_MAX,
- * because the verifier bounds offset and length one by one.
+ * ring: ring records are reserved in constant sizes only. What is large is
+ * here as well and not on the stack, of which a program and all that it calls
+ * have 512 bytes together before the private stacks of 6.13; tests/programs.rs
+ * adds them up. The data hooks run with preemption off and none of them
+ * interrupts another; no other program may use this. Twice CAPTURE_MAX, because the
+ * verifier bounds offset and length one by one.
  */
 struct scratch {
 	struct data_event event;
 	__u8 payload[2 * CAPTURE_MAX];
-	__u32 since_look; /* bytes written since the ring's fill was looked at */
+	struct conn adopted;		 /* a connection before it is in `conns` */
+	struct iovec batch[IOVEC_BATCH]; /* of a scattered or gathered call, as many as are read at a time */
+	__u32 since_look;		 /* bytes written since the ring's fill was looked at */
 	__u32 _pad;
 };
 

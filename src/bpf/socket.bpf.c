@@ -97,13 +97,13 @@ static __always_inline void locate_datagram(struct datagram_call *call, struct p
 	__u64 nr = SYSCALL_NR(regs);
 
 	if (nr == (sent ? NR_WRITE : NR_READ) || nr == (sent ? NR_SENDTO : NR_RECVFROM)) {
-		call->data.base = SYSCALL_ARG2(regs);
+		call->message.data.base = SYSCALL_ARG2(regs);
 		call->room = clamp_len(SYSCALL_ARG3(regs), call->size);
 		if (nr == NR_SENDTO)
-			call->name = SYSCALL_ARG5(regs);
+			call->message.name = SYSCALL_ARG5(regs);
 	} else if (nr == (sent ? NR_WRITEV : NR_READV)) {
-		call->data.base = SYSCALL_ARG2(regs);
-		call->data.count = SYSCALL_ARG3(regs);
+		call->message.data.base = SYSCALL_ARG2(regs);
+		call->message.data.count = SYSCALL_ARG3(regs);
 	} else if (nr == (sent ? NR_SENDMSG : NR_RECVMSG)) {
 		read_datagram_header(call, SYSCALL_ARG2(regs), sent);
 	} else if (nr == (sent ? NR_SENDMMSG : NR_RECVMMSG)) {

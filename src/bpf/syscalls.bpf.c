@@ -49,25 +49,18 @@ static __always_inline struct found find_socket(__u32 fd)
 	return found;
 }
 
-/* What a system call did, as the core wants it. */
-struct call {
-	__u32 size;
-	__u32 behind;
-	bool sent;
-};
-
 /* The core as a global function: the verifier walks it once, not once per system call and message. */
-__weak __noinline int on_call(__u64 sk, struct call *call, struct user_data *data)
+__weak __noinline int on_call(__u64 sk, __u32 size, __u32 behind, bool sent, struct user_data *data)
 {
-	if (call && data)
-		on_data((struct sock *)sk, call->size, call->behind, call->sent, data);
+	if (data)
+		on_data((struct sock *)sk, size, behind, sent, data);
 	return 0;
 }
 
 /* The messages of recvmmsg or sendmmsg that went through; each has its own length. */
-static __always_inline void on_mmsg(__u64 sk, __u64 vector, __u32 messages, bool sent)
+__weak __noinline int on_mmsg(__u64 sk, __u64 vector, __u32 messages, bool sent)
 {
-	struct call call = { 0, 0, sent };
+	__u32 behind = 0;
 	__u32 size;
 	__u32 i;
 
@@ -77,7 +70,7 @@ static __always_inline void on_mmsg(__u64 sk, __u64 vector, __u32 messages, bool
 		if (!bpf_probe_read_user(&size, sizeof(size),
 					 (void *)(vector + i * sizeof(struct mmsghdr) +
 						  offsetof(struct mmsghdr, msg_len))))
-			call.behind += size;
+			behind += size;
 	}
 	for (i = 0; i < MMSG_MAX; i++) {
 		struct user_data data = NO_USER_DATA;
@@ -88,21 +81,28 @@ static __always_inline void on_mmsg(__u64 sk, __u64 vector, __u32 messages, bool
 		if (bpf_probe_read_user(&size, sizeof(size), (void *)(header + offsetof(struct mmsghdr, msg_len))) ||
 		    !size)
 			continue;
-		call.size = size;
-		call.behind -= size;
+		behind -= size;
 		read_msghdr(&data, header);
-		on_call(sk, &call, &data);
+		on_call(sk, size, behind, sent, &data);
 	}
+	return 0;
+}
+
+/* Of its own, so that these rare calls take no stack from the others. */
+static __noinline __u64 find_tcp(__u32 fd)
+{
+	struct found found = find_socket(fd);
+
+	return found.protocol == IPPROTO_TCP ? found.sk : 0;
 }
 
 static __always_inline void on_lengths(__u32 fd, __u32 size, bool sent)
 {
 	struct user_data data = NO_USER_DATA;
-	struct call call = { size, 0, sent };
-	struct found found = find_socket(fd);
+	__u64 sk = find_tcp(fd);
 
-	if (found.protocol == IPPROTO_TCP)
-		on_call(found.sk, &call, &data);
+	if (sk)
+		on_call(sk, size, 0, sent, &data);
 }
 
 /* The datagrams of recvmmsg or sendmmsg that went through. */
@@ -126,31 +126,28 @@ __weak __noinline int on_datagrams(__u64 sk, __u64 inode, __u64 vector, __u32 me
 	return 0;
 }
 
-static __always_inline void on_udp(const struct found *found, struct pt_regs *regs, __u64 nr, __u32 size, bool sent)
+/* Of its own, so that it takes no stack from the others. */
+static __noinline void on_udp(__u64 sk, __u64 inode, struct pt_regs *regs, __u32 size, bool sent)
 {
-	struct datagram_call call = { .sk = found->sk, .inode = found->inode, .size = size, .sent = sent };
+	struct datagram_call call = { .sk = sk, .inode = inode, .size = size, .sent = sent };
 
-	switch (nr) {
-	case NR_SENDMMSG:
-	case NR_RECVMMSG:
-		on_datagrams(found->sk, found->inode, SYSCALL_ARG2(regs), size, sent);
-		return;
+	switch (SYSCALL_NR(regs)) {
 	case NR_SENDMSG:
 	case NR_RECVMSG:
 		read_datagram_header(&call, SYSCALL_ARG2(regs), true);
 		break;
 	case NR_SENDTO:
 	case NR_RECVFROM:
-		call.name = SYSCALL_ARG5(regs);
+		call.message.name = SYSCALL_ARG5(regs);
 		/* fallthrough */
 	case NR_READ:
 	case NR_WRITE:
-		call.data.base = SYSCALL_ARG2(regs);
+		call.message.data.base = SYSCALL_ARG2(regs);
 		call.room = clamp_len(SYSCALL_ARG3(regs), size);
 		break;
 	default:
-		call.data.base = SYSCALL_ARG2(regs);
-		call.data.count = SYSCALL_ARG3(regs);
+		call.message.data.base = SYSCALL_ARG2(regs);
+		call.message.data.count = SYSCALL_ARG3(regs);
 		break;
 	}
 	on_datagram(&call);
@@ -161,7 +158,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
 	struct user_data data = NO_USER_DATA;
 	__u64 nr = SYSCALL_NR(regs);
-	struct call call = { ret, 0, false };
+	bool sent = false;
 	__u64 flags = 0;
 	struct found found;
 	__u64 sk;
@@ -174,7 +171,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	case NR_WRITEV:
 	case NR_SENDMSG:
 	case NR_SENDMMSG:
-		call.sent = true;
+		sent = true;
 		break;
 	case NR_READ:
 	case NR_READV:
@@ -200,15 +197,19 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		return 0;
 	found = find_socket(SYSCALL_ARG1(regs));
 	if (found.protocol != IPPROTO_TCP) {
-		if (found.protocol == IPPROTO_UDP)
-			on_udp(&found, regs, nr, ret, call.sent);
+		if (found.protocol != IPPROTO_UDP)
+			return 0;
+		if (nr == NR_SENDMMSG || nr == NR_RECVMMSG)
+			on_datagrams(found.sk, found.inode, SYSCALL_ARG2(regs), ret, sent);
+		else
+			on_udp(found.sk, found.inode, regs, ret, sent);
 		return 0;
 	}
 	sk = found.sk;
 	switch (nr) {
 	case NR_SENDMMSG:
 	case NR_RECVMMSG:
-		on_mmsg(sk, SYSCALL_ARG2(regs), ret, call.sent);
+		on_mmsg(sk, SYSCALL_ARG2(regs), ret, sent);
 		return 0;
 	case NR_SENDMSG:
 	case NR_RECVMSG:
@@ -226,6 +227,6 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	/* bytes are thrown away, the buffer is not touched */
 	if (flags & MSG_TRUNC)
 		data = NO_USER_DATA;
-	on_call(sk, &call, &data);
+	on_call(sk, ret, 0, sent, &data);
 	return 0;
 }

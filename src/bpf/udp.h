@@ -11,12 +11,11 @@
 
 /* One call that moved a datagram, as both hook families see it. */
 struct datagram_call {
+	struct message_head message; /* where its bytes are, and the struct sockaddr of the other end; 0: none */
 	__u64 sk;
 	__u64 inode; /* number of the socket's inode */
-	struct user_data data;
-	__u64 name; /* struct sockaddr of the other end in user memory; 0: none */
-	__u32 room; /* bytes of a single buffer: a receive may report more than it stored (MSG_TRUNC) */
-	__u32 size; /* bytes of the datagram */
+	__u32 room;  /* bytes of a single buffer: a receive may report more than it stored (MSG_TRUNC) */
+	__u32 size;  /* bytes of the datagram */
 	__u8 sent;
 	__u8 _pad[7];
 };
@@ -30,14 +29,10 @@ struct far_end {
 /* The message header of a datagram: where its bytes are, and its other end if the kernel has written it, or the program has. */
 static __always_inline void read_datagram_header(struct datagram_call *call, __u64 header, bool named)
 {
-	struct user_msghdr message;
-
-	if (bpf_probe_read_user(&message, sizeof(message), (void *)header))
-		return;
-	call->data.base = (__u64)message.msg_iov;
-	call->data.count = message.msg_iovlen;
-	if (named && message.msg_namelen)
-		call->name = (__u64)message.msg_name;
+	/* if it fails all are 0 */
+	bpf_probe_read_user(&call->message, sizeof(call->message), (void *)header);
+	if (!named || !call->message.name_len)
+		call->message.name = 0;
 }
 
 /* The name of the call, else the end that the socket is connected to. */
@@ -144,8 +139,9 @@ static __always_inline void begin_udp(struct udp_socket *socket, struct sock *sk
 	socket->id = mint_id(server_port);
 }
 
-static __always_inline struct udp_socket *new_udp(struct sock *sk, const struct far_end *end,
-						  const struct datagram_call *call, __u32 pid, __u64 now)
+/* Of its own, as `adopt`. */
+static __noinline struct udp_socket *new_udp(struct sock *sk, const struct far_end *end,
+					     const struct datagram_call *call, __u32 pid, __u64 now)
 {
 	struct udp_socket fresh = { .last_ns = now };
 	__u64 key = call->inode;
@@ -201,16 +197,16 @@ static __always_inline void put_datagram(struct scratch *scratch, struct udp_soc
 		return;
 	}
 	captured = clamp_len(captured, max);
-	if (!call->data.base) {
+	if (!call->message.data.base) {
 		flags |= EVENT_UNREAD;
-	} else if (call->data.count) {
-		int gathered = gather(scratch, call->data.base, call->data.count, captured);
+	} else if (call->message.data.count) {
+		int gathered = gather(scratch, call->message.data.base, call->message.data.count, captured);
 
 		if (gathered < 0 || bpf_probe_read_kernel(event + 1, clamp_len(gathered, max), scratch->payload))
 			flags |= EVENT_UNREAD;
 		else
 			captured = clamp_len(gathered, max);
-	} else if (bpf_probe_read_user(event + 1, captured, (void *)call->data.base)) {
+	} else if (bpf_probe_read_user(event + 1, captured, (void *)call->message.data.base)) {
 		flags |= EVENT_UNREAD;
 	}
 	if (flags & EVENT_UNREAD) {
@@ -274,7 +270,7 @@ __weak __noinline int on_datagram(struct datagram_call *call)
 		return 0;
 	now = bpf_ktime_get_ns();
 	sk = (struct sock *)call->sk;
-	read_far_end(&end, sk, call->name);
+	read_far_end(&end, sk, call->message.name);
 	if (!socket) {
 		socket = new_udp(sk, &end, call, pid, now);
 		if (!socket || socket->flags & UDP_IGNORED)
@@ -309,16 +305,16 @@ __weak __noinline int on_datagram(struct datagram_call *call)
 	if (!scratch)
 		return 0;
 	captured = call->size < settings.capture_len ? call->size : settings.capture_len;
-	if (call->data.count == 1) {
+	if (call->message.data.count == 1) {
 		struct iovec piece;
 
-		if (bpf_probe_read_user(&piece, sizeof(piece), (void *)call->data.base))
+		if (bpf_probe_read_user(&piece, sizeof(piece), (void *)call->message.data.base))
 			piece.iov_base = NULL;
-		call->data.base = (__u64)piece.iov_base;
-		call->data.count = 0;
+		call->message.data.base = (__u64)piece.iov_base;
+		call->message.data.count = 0;
 		call->room = piece.iov_len > call->size ? call->size : piece.iov_len;
 	}
-	if (!call->data.count && captured > call->room)
+	if (!call->message.data.count && captured > call->room)
 		captured = call->room;
 	if (captured <= DATAGRAM_SHORT)
 		put_datagram(scratch, socket, call, &end, number, captured, DATAGRAM_SHORT, hurry);
