@@ -165,7 +165,7 @@ fn kubernetes_sentence(health: &KindHealth) -> Option<String> {
         WatchState::Stale => {
             Some(format!("The API server has said nothing of {kind} for {silence}{why}: the {objects} that it last told are used."))
         }
-        WatchState::Refused => Some(format!("The agent may not read {kind}{why}: grant get, list and watch to its service account.")),
+        WatchState::Refused => Some(format!("The agent may not read {kind}{why}: grant list and watch to its service account.")),
     }
 }
 

@@ -42,6 +42,45 @@ impl Kind {
             Self::Jobs => "batch",
         }
     }
+
+    /// With the group, as kubectl takes it: `replicasets.apps`.
+    pub fn full_name(self) -> String {
+        match self.group() {
+            "" => self.name().to_owned(),
+            group => format!("{}.{group}", self.name()),
+        }
+    }
+
+    /// What the outputs have from it, and lack without it.
+    pub fn use_of(self) -> &'static str {
+        match self {
+            Self::Pods => "names of pods, of their containers and workloads",
+            Self::Services => "names of Services",
+            Self::EndpointSlices => "which pods are behind a Service, and whether there are any",
+            Self::Nodes => "names of nodes",
+            Self::ReplicaSets => "Deployments, where pods lack the label pod-template-hash",
+            Self::Jobs => "CronJobs; their pods are named after the Job",
+        }
+    }
+}
+
+/// How a kind is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    List,
+    Watch,
+}
+
+impl Verb {
+    pub const ALL: [Self; 2] = [Self::List, Self::Watch];
+
+    /// As RBAC writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Watch => "watch",
+        }
+    }
 }
 
 /// How far the copy of one kind can be trusted. Times in seconds since 1970.

@@ -16,7 +16,7 @@ mod writer;
 
 use std::path::PathBuf;
 
-pub use health::{Kind, KindHealth, State};
+pub use health::{Kind, KindHealth, State, Verb};
 pub use store::{Cluster, ServiceState};
 pub use watch::watch;
 

@@ -29,7 +29,7 @@ use super::{
     Options,
     answer::{Answer, Bare, Bookmark, Event, Line, Lines, Page, PageMeta, Status},
     connect::{self, Found},
-    health::{Kind, KindCounters, State},
+    health::{Kind, KindCounters, State, Verb},
     objects::{Meta, MetaObject, NodeObject, PodObject, ServiceObject, SliceObject},
     store::{Cluster, uid_key},
     writer::{Moment, Writer},
@@ -53,7 +53,7 @@ const INITIAL_END: &str = "k8s.io/initial-events-end";
 pub(super) struct Pace {
     pub first_retry: Duration,
     pub longest_retry: Duration,
-    /// Between questions that RBAC forbids.
+    /// Between questions that RBAC forbids: so long at most, from the first retry on.
     pub forbidden: Duration,
     /// For the head of an answer, and each piece of a list.
     pub answer: Duration,
@@ -210,7 +210,8 @@ enum Failure {
     Oversized,
     /// This version of the API is not served.
     NotServed,
-    Forbidden(String),
+    /// What is asked is not granted; in the API server's words.
+    Forbidden(Verb, String),
     Other(anyhow::Error),
 }
 
@@ -245,6 +246,8 @@ impl<'a> Follower<'a> {
         let pace = self.server.pace;
         let mut retry = pace.first_retry;
         let mut relist = pace.first_retry;
+        let mut refused = pace.first_retry;
+        let mut is_second_version = false;
         loop {
             let began = tokio::time::Instant::now();
             let before = self.version.clone();
@@ -255,6 +258,10 @@ impl<'a> Follower<'a> {
             };
             let lasted = began.elapsed();
             let is_further = self.version.is_some() && self.version != before;
+            if !matches!(result, Err(Failure::Forbidden(..))) {
+                refused = pace.first_retry;
+            }
+            let was_second_version = std::mem::take(&mut is_second_version);
             match result {
                 // The orderly end of a watch; or a list after which the watch begins.
                 Ok(was_watch) => {
@@ -281,13 +288,20 @@ impl<'a> Follower<'a> {
                     continue;
                 }
                 Err(Failure::NotServed) => {
-                    self.is_beta = !self.is_beta;
                     self.version = None;
-                    self.failed(anyhow!("the API server does not serve {}", self.path()));
+                    if self.kind == Kind::EndpointSlices {
+                        self.is_beta = !self.is_beta;
+                        if !was_second_version {
+                            is_second_version = true;
+                            continue;
+                        }
+                    }
+                    self.failed(Answered::NotServed(self.kind.full_name()).into());
                 }
-                Err(Failure::Forbidden(why)) => {
-                    self.forbidden(&why);
-                    tokio::time::sleep(jittered(pace.forbidden)).await;
+                Err(Failure::Forbidden(verb, why)) => {
+                    self.forbidden(verb, &why);
+                    tokio::time::sleep(jittered(refused)).await;
+                    refused = (refused * 2).min(pace.forbidden);
                     continue;
                 }
                 Err(Failure::Other(error)) => {
@@ -332,7 +346,7 @@ impl<'a> Follower<'a> {
                 ..ListParams::default()
             };
             let request = Request::new(self.path()).list(&parameters).context("asking for a list")?;
-            let mut answer = self.ask(request, "PartialObjectMetadataList", self.server.pace.answer).await?;
+            let mut answer = self.ask(request, Verb::List, self.server.pace.answer).await?;
             let Some(body) = answer.whole(PAGE_BYTES_MAX).await.context("reading a list")? else {
                 return Err(if self.page > 1 {
                     Failure::Oversized
@@ -383,8 +397,8 @@ impl<'a> Follower<'a> {
     async fn stream<T: Followed>(&mut self) -> Result<bool, Failure> {
         let parameters = WatchParams { send_initial_events: true, ..self.watch_parameters() };
         let request = Request::new(self.path()).watch(&parameters, "").context("asking for a watch")?;
-        let answer = match self.ask(request, "PartialObjectMetadata", self.server.pace.streaming).await {
-            Err(Failure::Other(error)) if error.is::<Refused>() => return Err(Failure::NotStreaming),
+        let answer = match self.ask(request, Verb::Watch, self.server.pace.streaming).await {
+            Err(Failure::Other(error)) if matches!(error.downcast_ref(), Some(Answered::Refused(_))) => return Err(Failure::NotStreaming),
             answer => answer?,
         };
         let mut lines = Lines::new(answer);
@@ -415,7 +429,7 @@ impl<'a> Follower<'a> {
 
     async fn watch<T: Followed>(&mut self, version: String) -> Result<bool, Failure> {
         let request = Request::new(self.path()).watch(&self.watch_parameters(), &version).context("asking for a watch")?;
-        let answer = self.ask(request, "PartialObjectMetadata", self.server.pace.quiet).await?;
+        let answer = self.ask(request, Verb::Watch, self.server.pace.quiet).await?;
         let mut lines = Lines::new(answer);
         // A server that forgot where the watch stood says so at once.
         if let Ok(line) = tokio::time::timeout(AT_ONCE, lines.next()).await
@@ -452,8 +466,12 @@ impl<'a> Follower<'a> {
     }
 
     /// The answer, if it is one of success. Of some kinds the metadata is enough.
-    async fn ask(&self, mut request: http::Request<Vec<u8>>, partial: &str, patience: Duration) -> Result<Answer<'a>, Failure> {
+    async fn ask(&self, mut request: http::Request<Vec<u8>>, verb: Verb, patience: Duration) -> Result<Answer<'a>, Failure> {
         if matches!(self.kind, Kind::ReplicaSets | Kind::Jobs) {
+            let partial = match verb {
+                Verb::List => "PartialObjectMetadataList",
+                Verb::Watch => "PartialObjectMetadata",
+            };
             let accept = format!("application/json;as={partial};g=meta.k8s.io;v=v1,application/json");
             request.headers_mut().insert(http::header::ACCEPT, accept.parse().context("asking for metadata")?);
         }
@@ -468,11 +486,12 @@ impl<'a> Follower<'a> {
         let status: Status = serde_json::from_slice(&body).unwrap_or_default();
         let message = if status.message.is_empty() { format!("status {code}") } else { status.message };
         Err(match code {
-            403 => Failure::Forbidden(message),
+            401 => Failure::Other(Answered::Unknown(message).into()),
+            403 => Failure::Forbidden(verb, message),
             404 => Failure::NotServed,
             410 => Failure::Expired,
-            400 | 406 | 422 => Failure::Other(Refused(message).into()),
-            _ => Failure::Other(anyhow!("the API server answered {code}: {message}")),
+            400 | 406 | 422 => Failure::Other(Answered::Refused(message).into()),
+            _ => Failure::Other(Answered::Status(code, message).into()),
         })
     }
 
@@ -571,7 +590,10 @@ impl<'a> Follower<'a> {
         if matches!(states[self.kind as usize], State::Synced { .. }) {
             return;
         }
-        cluster.set_state(self.kind, State::Synced { since_s: unix().as_secs() });
+        let before = cluster.set_state(self.kind, State::Synced { since_s: unix().as_secs() });
+        if matches!(before, State::Forbidden { .. }) {
+            info!("the API server tells of {} now", self.kind.full_name());
+        }
         let is_stale = |state: &State| matches!(state, State::Stale { .. } | State::Starting { .. });
         if !cluster.health.load().states.iter().any(is_stale) && self.server.has_said.swap(false, Ordering::Relaxed) {
             info!("the API server at {} answers again", self.server.url);
@@ -598,23 +620,32 @@ impl<'a> Follower<'a> {
         let state = match before {
             State::Synced { .. } => State::Stale { since_s, why: Arc::clone(&why) },
             State::Stale { since_s, .. } => State::Stale { since_s, why: Arc::clone(&why) },
+            State::Forbidden { since_s, .. } if self.counters().lists.load(Ordering::Relaxed) > 0 => {
+                State::Stale { since_s, why: Arc::clone(&why) }
+            }
             _ => State::Starting { why: Some(Arc::clone(&why)) },
         };
         self.server.cluster.set_state(self.kind, state);
         if !self.server.has_said.swap(true, Ordering::Relaxed) {
-            warn!("the API server at {} does not answer ({}: {why}): names go by what was last known", self.server.url, self.kind.name());
+            let Self { server: Server { url, .. }, kind, .. } = self;
+            if error.is::<Answered>() {
+                warn!("the API server at {url} does not tell of {}: {why}; names go by what was last known", kind.name());
+            } else {
+                warn!("the API server at {url} does not answer ({}: {why}): names go by what was last known", kind.name());
+            }
         }
     }
 
-    fn forbidden(&self, why: &str) {
+    fn forbidden(&self, verb: Verb, why: &str) {
         self.counters().failures.fetch_add(1, Ordering::Relaxed);
-        let why: Arc<str> = why.into();
+        let (verb, resource) = (verb.name(), self.kind.full_name());
+        let why: Arc<str> = format!("it may not {verb} {resource}; the API server: {why}").into();
         let state = State::Forbidden { since_s: unix().as_secs(), why: Arc::clone(&why) };
         if matches!(self.server.cluster.health.load().states[self.kind as usize], State::Forbidden { .. }) {
             return;
         }
         self.server.cluster.set_state(self.kind, state);
-        warn!("the API server does not tell of {}: {why}; names that follow from them are missing", self.kind.name());
+        warn!("the cluster role lacks {verb} on {resource}: missing are {}. It is asked for again and again ({why})", self.kind.use_of());
     }
 }
 
@@ -626,7 +657,7 @@ fn refusal(text: &[u8]) -> Failure {
     };
     let Status { code, message, reason } = status;
     let is_expired = code == 410 || matches!(reason.as_str(), "Expired" | "Gone");
-    if is_expired { Failure::Expired } else { anyhow!("the API server said {code}: {message}").into() }
+    if is_expired { Failure::Expired } else { Failure::Other(Answered::Status(code, message).into()) }
 }
 
 /// What a line told.
@@ -637,10 +668,19 @@ enum Told {
     End,
 }
 
-/// The server does not take the request as it is.
+/// The server answers, but not what was asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("the API server refused the request: {0}")]
-struct Refused(String);
+enum Answered {
+    /// It does not take the request as it is.
+    #[error("the API server refused the request: {0}")]
+    Refused(String),
+    #[error("the API server does not accept this account's token or certificate: {0}")]
+    Unknown(String),
+    #[error("the API server serves no {0} in a version that is understood")]
+    NotServed(String),
+    #[error("the API server answered {0}: {1}")]
+    Status(u16, String),
+}
 
 /// Between half and all of `pause`, so that the agents of many nodes do not act at once.
 fn jittered(pause: Duration) -> Duration {

@@ -334,7 +334,12 @@ fn a_kind_that_is_forbidden_is_reported_and_the_others_go_on() {
         }
     };
     with_server(prepare, Options::default(), async |bed| {
-        let is_forbidden = |bed: &Bed| matches!(bed.health(Kind::ReplicaSets).state, State::Forbidden { why, .. } if why.contains("apps"));
+        let is_forbidden = |bed: &Bed| match bed.health(Kind::ReplicaSets).state {
+            State::Forbidden { why, .. } => {
+                why.starts_with("it may not watch replicasets.apps") && why.ends_with("replicasets.apps is forbidden")
+            }
+            _ => false,
+        };
         bed.until("it is forbidden", is_forbidden).await;
         bed.until("pods are known", |bed| bed.is_synced(Kind::Pods) && bed.knows(1)).await;
         bed.until("it is allowed", |bed| bed.is_synced(Kind::ReplicaSets)).await;
@@ -367,6 +372,42 @@ fn endpoint_slices_are_found_in_the_version_that_is_served() {
         assert!(services[0].is_local && !services[0].is_unserved, "{services:?}");
         let end = crate::model::Endpoint { address: "10.0.0.1".parse().unwrap(), port: 80 };
         assert_eq!(bed.cluster.remote(end, false, now().mono_ns).unwrap().service.as_deref(), Some("web"));
+        assert_eq!(bed.health(Kind::EndpointSlices).failures, 0, "the other version is no failure");
+    });
+}
+
+#[test]
+fn a_kind_that_is_served_in_no_version_is_said_to_be_so_and_is_asked_for_again() {
+    let prepare = |bed: &Bed| {
+        for version in ["endpointslices", "beta"] {
+            bed.reply(version, "stream", Reply::Status(404, "the server could not find the requested resource"));
+        }
+    };
+    with_server(prepare, Options::default(), async |bed| {
+        let says_so = |bed: &Bed| match bed.health(Kind::EndpointSlices).state {
+            State::Starting { why: Some(why) } => {
+                &*why == "the API server serves no endpointslices.discovery.k8s.io in a version that is understood"
+            }
+            _ => false,
+        };
+        bed.until("the reason is told", says_so).await;
+        bed.until("it is served", |bed| bed.is_synced(Kind::EndpointSlices)).await;
+        assert_eq!(bed.health(Kind::EndpointSlices).failures, 1);
+    });
+}
+
+#[test]
+fn what_is_forbidden_after_it_was_known_stays_and_is_said_to_be_old_when_the_server_is_gone() {
+    let prepare = |bed: &Bed| {
+        bed.reply("pods", "list", Reply::Page(vec![pod(1, 1)], "7", None));
+        bed.reply("pods", "watch", Reply::Status(403, "no"));
+        bed.reply("pods", "watch", Reply::Status(401, "Unauthorized"));
+        bed.reply("pods", "watch", Reply::Silence);
+    };
+    with_server(prepare, Options::default(), async |bed| {
+        let is_stale = |bed: &Bed| matches!(bed.health(Kind::Pods).state, State::Stale { why, .. } if why.contains("token or certificate"));
+        bed.until("the account is not known any more", is_stale).await;
+        assert!(bed.knows(1));
     });
 }
 
