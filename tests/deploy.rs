@@ -24,6 +24,7 @@ use k8s_openapi::{
     },
     serde::{Serialize, de::DeserializeOwned},
 };
+use remora::attribution::kubernetes::{Kind, Verb};
 use serde_json::{Value, json};
 
 use chart::Chart;
@@ -207,29 +208,25 @@ fn every_field_is_one_that_kubernetes_knows() {
 }
 
 #[test]
-fn the_agent_may_only_list_and_watch_and_sees_no_secret() {
+fn the_agent_may_list_and_watch_what_its_watch_asks_for_and_nothing_else() {
     let objects = file("deploy/kubernetes/remora.yaml");
     let role = &objects[&("ClusterRole".to_owned(), "remora".to_owned())];
-    let mut resources = BTreeSet::new();
+    assert_eq!(role.get("aggregationRule"), None);
+    let mut granted = BTreeSet::new();
     for rule in role["rules"].as_array().unwrap() {
-        assert_eq!(words(&rule["verbs"]), ["list", "watch"]);
-        let [group] = words(&rule["apiGroups"])[..] else { panic!("one group a rule: {rule}") };
-        resources.extend(words(&rule["resources"]).into_iter().map(|resource| format!("{group}/{resource}")));
+        let keys: Vec<_> = rule.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["apiGroups", "resources", "verbs"], "{rule}");
+        for (group, resource) in words(&rule["apiGroups"])
+            .into_iter()
+            .flat_map(|group| words(&rule["resources"]).into_iter().map(move |resource| (group, resource)))
+        {
+            for verb in words(&rule["verbs"]) {
+                assert!(granted.insert((group, resource, verb)), "twice: {verb} {resource}");
+            }
+        }
     }
-    let expected = [
-        "/namespaces",
-        "/nodes",
-        "/pods",
-        "/services",
-        "apps/daemonsets",
-        "apps/deployments",
-        "apps/replicasets",
-        "apps/statefulsets",
-        "batch/cronjobs",
-        "batch/jobs",
-        "discovery.k8s.io/endpointslices",
-    ];
-    assert_eq!(Vec::from_iter(resources), expected);
+    let asked = Kind::ALL.iter().flat_map(|kind| Verb::ALL.map(|verb| (kind.group(), kind.name(), verb.name())));
+    assert_eq!(granted, asked.collect());
 }
 
 #[test]
