@@ -1,5 +1,6 @@
 //! The agent: from events to outputs. `pipeline` makes every thread; here is what they are made of, and their end.
 
+mod about;
 mod drain;
 mod early;
 mod lines;
@@ -8,6 +9,7 @@ mod names;
 mod outlet;
 mod overheard;
 mod parties;
+mod peers;
 mod pipeline;
 mod publish;
 pub mod rehearsal;

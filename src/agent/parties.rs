@@ -1,90 +1,32 @@
 //! Who speaks on a connection: both ends as processes or addresses, and the edge, the listeners and the lines that its exchanges go to.
 //! Knows nothing of bytes and parsers.
 
-use std::{
-    collections::VecDeque,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
 use super::{
+    about::{About, Edge},
     lines::Lines,
     losses::Losses,
     names::{Hint, Names},
-    remotes::Dialled,
+    peers::{Bound, BoundPeer, ENDED_MAX, Found, Peer, Socket},
     scope::{LeftOut, Verdict},
     worker::{Options, Table},
 };
 use crate::{
     attribution::{Domains, Resolved},
     config::Sides,
-    event::{CloseReason, Header, Text, Totals, Tuple},
+    event::{CloseReason, Header, Text, Totals},
     export::{
         error_name,
         json::{self, ConnectionView, ExchangeView, PartyView, ProcessView},
     },
-    model::{ConnectionId, Endpoint, Exchange, Flags, Party, Process, Protocol, Role, Side, Translation, Workload, WorkloadKind},
+    model::{ConnectionId, Endpoint, Exchange, Flags, Party, Process, Protocol, Role, Workload, WorkloadKind},
     protocols::{Capture, Loss, Sink},
     service_map::{Closing, EdgeId, EdgeKey, Limits, Listener, ServiceMap, services::is_probe},
 };
 
-/// Who speaks, and what was counted.
-pub struct About {
-    pub id: ConnectionId,
-    pub tuple: Tuple,
-    pub role: Role,
-    pub adopted: bool,
-    /// A socket of UDP, whose tuple is that of the exchange at hand.
-    pub is_udp: bool,
-    /// False for an attempt that failed.
-    pub established: bool,
-    start_ns: u64,
-    connect_ns: u64,
-    /// Time of the last event that named the connection.
-    pub seen_ns: u64,
-    pub process: Option<Arc<Process>>,
-    edge: Option<Edge>,
-    /// Protocol of the last exchange: it need not be the connection's own (gRPC is spoken on HTTP/2).
-    spoken: Option<Protocol>,
-    /// How often the peer was looked for.
-    tries: u8,
-    pub counted: Totals,
-    /// Where a client's connection leads; `None` where that is the remote address itself.
-    pub(super) dialled: Option<Box<Dialled>>,
-    /// What DNS called the remote address.
-    domain: Option<Arc<str>>,
-    /// What the client's hello of TLS named, or its first request of HTTP.
-    hello: Option<Box<Hello>>,
-}
-
-#[derive(Default)]
-struct Hello {
-    server_name: Option<Arc<str>>,
-    /// Of a client's connection only.
-    host: Option<Arc<str>>,
-    alpn: Option<Box<str>>,
-}
-
-struct Edge {
-    id: EdgeId,
-    protocol: Protocol,
-    client: Party,
-    server: Party,
-    peer: Option<ConnectionId>,
-    /// The client only asks whether the server is alive.
-    is_probe: bool,
-    /// Both ends are known as well as they will ever be.
-    settled: bool,
-}
-
 /// The peer of a same-host connection may open a moment later: so often it is looked for again.
 const PEER_TRIES: u8 = 16;
-
-/// A client may be gone before the call that answered it is reported: so many closed sockets can still be found by their peers.
-pub(super) const ENDED_MAX: usize = 4096;
-
-/// So many addresses of this host are known as such.
-const ADDRESSES_MAX: usize = 1024;
 
 /// Everything but the connections: what an exchange needs while its connection is borrowed.
 pub struct Around {
@@ -92,10 +34,10 @@ pub struct Around {
     pub names: Names,
     pub(super) peers: Table<Socket, Peer>,
     /// The same for UDP, where a socket is found by its own end alone.
-    bound: Table<Bound, BoundPeer>,
+    pub(super) bound: Table<Bound, BoundPeer>,
     /// Addresses that UDP sockets of this host had, by the part of an id that chooses the worker: what is known does not depend on how many
     /// workers there are.
-    addresses: Table<(u8, IpAddr), ()>,
+    pub(super) addresses: Table<(u8, IpAddr), ()>,
     /// Closed sockets whose entry among the peers is kept a little longer.
     ended: VecDeque<(Socket, ConnectionId)>,
     pub map: ServiceMap,
@@ -115,189 +57,6 @@ pub struct Around {
 pub(super) struct Service {
     since_ns: u64,
     last_exchange_ns: Option<u64>,
-}
-
-/// Names a socket of this host by its ends. Loopback addresses mean something within their namespace only.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Socket {
-    local: Endpoint,
-    remote: Endpoint,
-    netns: u32,
-}
-
-impl Socket {
-    fn of(tuple: &Tuple) -> Self {
-        let netns = if tuple.local.address.is_loopback() { tuple.netns } else { 0 };
-        Self { local: tuple.local, remote: tuple.remote, netns }
-    }
-
-    fn other_end(self) -> Self {
-        Self { local: self.remote, remote: self.local, netns: self.netns }
-    }
-}
-
-/// Names a UDP socket of this host. An address of loopback, or none, means something within its namespace only.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Bound {
-    local: Endpoint,
-    netns: u32,
-}
-
-impl Bound {
-    fn of(local: Endpoint, netns: u32) -> Self {
-        let address = local.address;
-        Self { local, netns: if address.is_loopback() || address.is_unspecified() { netns } else { 0 } }
-    }
-}
-
-struct BoundPeer {
-    peer: Peer,
-    /// What it talked to when it was met.
-    remote: Endpoint,
-}
-
-pub(super) struct Peer {
-    id: ConnectionId,
-    process: Option<Arc<Process>>,
-    /// Its own address, which need not be the one that the other end sees.
-    address: IpAddr,
-    /// The Service that a client called.
-    service: Option<Arc<str>>,
-}
-
-/// What was found of the socket at the other end.
-#[derive(Default)]
-struct Found {
-    peer: Option<ConnectionId>,
-    process: Option<Arc<Process>>,
-    /// Its own address, where it has one.
-    address: Option<IpAddr>,
-    /// The Service that it called.
-    service: Option<Arc<str>>,
-    /// No more will be known of it.
-    settled: bool,
-}
-
-impl Found {
-    fn of(peer: &Peer) -> Self {
-        let Peer { id, process, address, service } = peer;
-        let address = Some(*address).filter(|address| !address.is_unspecified());
-        Self { peer: Some(*id), process: process.clone(), address, service: service.clone(), settled: process.is_some() }
-    }
-}
-
-impl About {
-    pub fn new(
-        id: ConnectionId,
-        tuple: Tuple,
-        role: Role,
-        adopted: bool,
-        start_ns: u64,
-        connect_ns: u64,
-        process: Option<Arc<Process>>,
-    ) -> Self {
-        Self {
-            id,
-            tuple,
-            role,
-            adopted,
-            is_udp: false,
-            established: true,
-            start_ns,
-            connect_ns,
-            seen_ns: start_ns,
-            process,
-            edge: None,
-            spoken: None,
-            tries: 0,
-            counted: Totals::default(),
-            dialled: None,
-            domain: None,
-            hello: None,
-        }
-    }
-
-    /// An end is known better than before, or will be: both are looked for again.
-    pub fn unsettle(&mut self) {
-        self.tries = 0;
-        if let Some(edge) = &mut self.edge {
-            edge.settled = false;
-        }
-    }
-
-    /// The next exchange is between these.
-    pub fn turn_to(&mut self, tuple: Tuple) {
-        if self.tuple != tuple {
-            self.tuple = tuple;
-            self.edge = None;
-            self.dialled = None;
-            self.tries = 0;
-        }
-    }
-
-    /// When it was established; for one that was adopted, when it was met.
-    pub(super) fn start_ns(&self) -> u64 {
-        self.start_ns
-    }
-
-    /// What the client calls the server.
-    fn domain(&self) -> Option<&Arc<str>> {
-        let hello = self.hello.as_ref();
-        let by_itself = || {
-            let host = || hello.and_then(|hello| hello.host.as_ref());
-            self.domain.as_ref().or_else(host).filter(|_| !self.is_server())
-        };
-        hello.and_then(|hello| hello.server_name.as_ref()).or_else(by_itself)
-    }
-
-    fn is_server(&self) -> bool {
-        self.role == Role::Server
-    }
-
-    fn side(&self, frames: bool) -> Side {
-        match self.role {
-            _ if frames => Side::Unknown,
-            Role::Client => Side::Client,
-            Role::Server => Side::Server,
-            Role::Unknown => Side::Unknown,
-        }
-    }
-
-    fn client_end(&self) -> Endpoint {
-        if self.is_server() { self.tuple.remote } else { self.tuple.local }
-    }
-
-    pub fn server_end(&self) -> Endpoint {
-        if self.is_server() { self.tuple.local } else { self.tuple.remote }
-    }
-
-    /// Both ends as the server's socket has them, where this end of the connection has others.
-    fn network(&self) -> Option<Translation> {
-        let shown = Translation { client: self.client_end(), server: self.server_end() };
-        self.rewritten().filter(|translation| *translation != shown)
-    }
-
-    /// A client's connection to a Service that had no ready endpoint when it was dialled.
-    fn is_unserved(&self) -> bool {
-        self.dialled.as_ref().is_some_and(|dialled| dialled.is_unserved)
-    }
-
-    /// What its socket can be found by: its own ends, and those that its peer has.
-    fn sockets(&self) -> impl Iterator<Item = Socket> + use<> {
-        let own = Socket::of(&self.tuple);
-        let rewritten = self.rewritten().map(|Translation { client, server }| Socket { local: client, remote: server, netns: 0 });
-        std::iter::once(own).chain(rewritten)
-    }
-
-    fn growth(&mut self, totals: &Totals) -> Totals {
-        let before = std::mem::replace(&mut self.counted, *totals);
-        Totals {
-            bytes_sent: totals.bytes_sent.saturating_sub(before.bytes_sent),
-            bytes_received: totals.bytes_received.saturating_sub(before.bytes_received),
-            retransmits: totals.retransmits.saturating_sub(before.retransmits),
-            srtt_us: totals.srtt_us,
-        }
-    }
 }
 
 impl Around {
@@ -348,77 +107,6 @@ impl Around {
     /// Nothing of it is shown or counted; the connection is known to its peer all the same.
     pub fn hides(&self, about: &About) -> bool {
         self.options.scope.judge(about.process.as_deref()) != Verdict::Watched
-    }
-
-    /// A socket is there, to be found by its peer.
-    pub fn opened(&mut self, about: &mut About) {
-        self.resolve(about);
-        self.dial(about);
-        let service = about.dialled.as_ref().and_then(|dialled| dialled.service.clone());
-        for socket in about.sockets() {
-            let address = about.tuple.local.address;
-            self.peers.insert(socket, Peer { id: about.id, process: about.process.clone(), address, service: service.clone() });
-        }
-    }
-
-    /// The same for a UDP socket.
-    pub fn bound(&mut self, about: &About) {
-        let peer = Peer { id: about.id, process: about.process.clone(), address: about.tuple.local.address, service: None };
-        self.bound.insert(Bound::of(about.tuple.local, about.tuple.netns), BoundPeer { peer, remote: about.tuple.remote });
-        if self.addresses.len() < ADDRESSES_MAX {
-            self.addresses.insert((about.id.group(), about.tuple.local.address), ());
-        }
-    }
-
-    /// The socket at the end `remote` is of this host and was not met yet: its first call is not over.
-    pub fn is_to_be_met(&self, id: ConnectionId, tuple: &Tuple, remote: Endpoint) -> bool {
-        let known = || self.addresses.contains_key(&(id.group(), remote.address));
-        let here = remote.address.is_loopback() || remote.address == tuple.local.address || known();
-        here && !self.options.frames && remote.port != 0 && self.find_bound(tuple, remote).is_none()
-    }
-
-    /// A UDP socket is forgotten.
-    pub fn unbound(&mut self, id: ConnectionId, tuple: &Tuple) {
-        let place = Bound::of(tuple.local, tuple.netns);
-        if self.bound.get(&place).is_some_and(|bound| bound.peer.id == id) {
-            self.bound.remove(&place);
-        }
-    }
-
-    /// The process of a socket, opened with this tuple, is known, or another one.
-    pub fn named(&mut self, about: &About, tuple: &Tuple) {
-        if about.is_udp {
-            let bound = self.bound.get_mut(&Bound::of(tuple.local, tuple.netns)).filter(|bound| bound.peer.id == about.id);
-            bound.into_iter().for_each(|bound| bound.peer.process.clone_from(&about.process));
-            return;
-        }
-        for socket in about.sockets() {
-            if let Some(peer) = self.peers.get_mut(&socket).filter(|peer| peer.id == about.id) {
-                peer.process.clone_from(&about.process);
-            }
-        }
-    }
-
-    /// The UDP socket of this host that has the end `remote` of a socket of `tuple`. One that is bound to every address is found where the
-    /// address is surely one of its host.
-    fn find_bound(&self, tuple: &Tuple, remote: Endpoint) -> Option<&BoundPeer> {
-        let any = |address| self.bound.get(&Bound::of(Endpoint { address, port: remote.port }, tuple.netns));
-        let near = remote.address.is_loopback() || remote.address == tuple.local.address;
-        let exact = self.bound.get(&Bound::of(remote, tuple.netns));
-        exact.or_else(|| if near { any(Ipv4Addr::UNSPECIFIED.into()).or_else(|| any(Ipv6Addr::UNSPECIFIED.into())) } else { None })
-    }
-
-    /// The address that a UDP socket uses toward `remote`, as far as that can be told: one that is bound to every address has none itself.
-    pub fn local_address(&self, bound: &Tuple, remote: Endpoint) -> IpAddr {
-        let own = bound.local.address;
-        if !own.is_unspecified() || remote.address.is_unspecified() {
-            return own;
-        }
-        if remote.address.is_loopback() {
-            return remote.address;
-        }
-        let known = self.find_bound(bound, remote).map(|found| found.remote);
-        known.filter(|known| known.port == bound.local.port && !known.address.is_unspecified()).map_or(own, |known| known.address)
     }
 
     /// Whether the user wants to see what sockets of this role say.
@@ -482,28 +170,8 @@ impl Around {
     }
 
     /// The name that DNS gave the remote address. It is asked for when a connection opens: a later one is another's.
-    fn resolve(&self, about: &mut About) {
+    pub(super) fn resolve(&self, about: &mut About) {
         about.domain = self.resolved.name(about.tuple.netns, about.tuple.remote.address, self.now_ns).cloned();
-    }
-
-    /// The socket at the other end, if it is on this host, and its process.
-    fn peer(&mut self, about: &About) -> Found {
-        if self.options.frames {
-            return Found { settled: true, ..Found::default() };
-        }
-        if about.is_udp {
-            return self.find_bound(&about.tuple, about.real_remote()).map(|found| Found::of(&found.peer)).unwrap_or_default();
-        }
-        if let Some(peer) = about.sockets().find_map(|socket| self.peers.get(&socket.other_end())) {
-            return Found::of(peer);
-        }
-        let remote = about.tuple.remote;
-        if about.is_server() || !(remote.address.is_loopback() || remote.address == about.tuple.local.address) {
-            return Found::default();
-        }
-        let pid = self.names.listener(remote.address, remote.port, about.tuple.netns).unwrap_or(0);
-        let hint = Hint { pid, comm: "", cgroup_id: 0, now_ns: self.now_ns, sequence: self.sequence, again: false };
-        Found { process: self.names.process(hint), ..Found::default() }
     }
 
     /// Adds what a connection's counters grew by to the edge of its exchanges, or to that of its own protocol; until there is either it waits.

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::parties::{About, Around};
+use super::{about::About, parties::Around};
 use crate::{
     config::Detail,
     model::{Endpoint, Instance, Party, Pod, Process, Remote, Role, Translation, Workload, WorkloadKind},
@@ -126,7 +126,7 @@ impl About {
     /// The moment whose addresses count: that of the connection's begin, since an address that is given to another does not take its
     /// connections with it.
     fn named_at_ns(&self, now_ns: u64) -> u64 {
-        if self.is_udp { now_ns } else { self.start_ns() }
+        if self.is_udp { now_ns } else { self.start_ns }
     }
 }
 

@@ -3,10 +3,11 @@
 use std::{net::IpAddr, net::Ipv4Addr, sync::Arc};
 
 use super::{
+    about::About,
     early::{Early, Held},
     losses::Reason,
     overheard::Answers,
-    parties::{About, Around, Out},
+    parties::{Around, Out},
     worker::Table,
 };
 use crate::{

@@ -6,11 +6,12 @@ use std::{collections::HashMap, sync::Arc};
 use foldhash::fast::RandomState;
 
 use super::{
+    about::About,
     lines::Lines,
     losses::{Losses, Reason},
     names::{Bettered, Hint, Names},
     overheard::Overheard,
-    parties::{About, Around, Out},
+    parties::{Around, Out},
     router::{Batch, Message},
     scope::{Leave, Scope},
     udp::Sockets,

@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 use crate::{
-    agent::{names::Source, parties::ENDED_MAX},
+    agent::{names::Source, peers::ENDED_MAX},
     attribution::Listeners,
     event::{Text, Tuple},
     model::{Endpoint, Exchange, Flags, Side},
