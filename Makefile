@@ -23,7 +23,7 @@ DEB_PACKAGES   := dpkg-dev llvm
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build image push run demo test test-containers check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
+.PHONY: help build image push run demo test test-kernels test-containers check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
 	manifests deploy status undeploy check-rbac deb test-deb
 
 help: ## this list
@@ -49,6 +49,10 @@ test: deps-test rust ## everything: parsers, hostile bytes, command line, then r
 
 test-kubernetes: deps-test rust ## against a real Kubernetes, built once (ten minutes): the watch of a cluster at scale
 	$(CARGO) test --release --test kubernetes -- --test-threads=1 --nocapture
+
+# Some 15 s for each kernel; the first time some 120 MB are fetched. docs/kernels.md has the table.
+test-kernels: build ## Linux 5.10 to 6.16 in virtual machines, each family of hooks, exact counts; some of them: KERNELS='6.1 6.12'
+	tests/kernels/run.sh $(KERNELS)
 
 check-build: rust ## a second build does nothing, a Rust edit does not run clang, a header edit does
 	scripts/check-build.sh
