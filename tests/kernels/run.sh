@@ -77,11 +77,11 @@ fetch_kernels() {
 	)
 }
 
-# A program and the libraries that it needs, at their places of this host.
+# A program under a name, and the libraries that it needs at their places of this host.
 copy_program() {
-	local root=$1 program=$2 library
-	rm -f "$root/bin/$(basename "$program")"
-	install -D -m 755 "$program" "$root/bin/$(basename "$program")"
+	local root=$1 name=$2 program=$3 library
+	rm -f "$root/bin/$name"
+	install -D -m 755 "$program" "$root/bin/$name"
 	ldd "$program" | grep -oE '/[^ ]+' | while read -r library; do
 		[[ -e $root$library ]] || install -D -m 755 "$library" "$root$library"
 	done
@@ -98,9 +98,9 @@ make_guest() {
 		[[ -e $root/bin/$program ]] || ln -s busybox "$root/bin/$program"
 	done
 	for program in "${PROGRAMS[@]}"; do
-		copy_program "$root" "$(PATH=$PATH:/usr/sbin command -v "$program")"
+		copy_program "$root" "$program" "$(PATH=$PATH:/usr/sbin command -v "$program")"
 	done
-	copy_program "$root" "$remora"
+	copy_program "$root" remora "$remora"
 	strip "$root/bin/remora"
 	printf 'root:x:0:0:root:/:/bin/sh\n' >"$root/etc/passwd"
 	printf 'root:x:0:\n' >"$root/etc/group"
