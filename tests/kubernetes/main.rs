@@ -8,5 +8,6 @@ mod bystander;
 mod cluster;
 mod lines;
 mod proxy;
+mod rbac;
 mod server;
 mod shop;

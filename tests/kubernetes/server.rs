@@ -16,6 +16,7 @@ use serde_json::Value;
 pub struct Server {
     state: PathBuf,
     pub kubeconfig: PathBuf,
+    pub kubectl: PathBuf,
     /// Port on loopback.
     pub port: u16,
 }
@@ -27,8 +28,9 @@ impl Server {
         let setting =
             |key: &str| out.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in {out}")).to_owned();
         let kubeconfig = setting("KUBECONFIG=").into();
+        let kubectl = setting("KUBECTL=").into();
         let port = setting("API_SERVER=").rsplit(':').next().unwrap().parse().unwrap();
-        Self { state, kubeconfig, port }
+        Self { state, kubeconfig, kubectl, port }
     }
 
     pub fn stop(&self, component: &str) {
@@ -42,8 +44,13 @@ impl Server {
     /// A kubeconfig that leads to another port of loopback.
     pub fn kubeconfig_at(&self, port: u16) -> PathBuf {
         let text = std::fs::read_to_string(&self.kubeconfig).unwrap();
-        let path = self.state.join(format!("{port}.kubeconfig"));
-        std::fs::write(&path, text.replace(&format!(":{}", self.port), &format!(":{port}"))).unwrap();
+        self.file(&format!("{port}.kubeconfig"), &text.replace(&format!(":{}", self.port), &format!(":{port}")))
+    }
+
+    /// A file that goes with the server.
+    pub fn file(&self, name: &str, contents: &str) -> PathBuf {
+        let path = self.state.join(name);
+        std::fs::write(&path, contents).unwrap();
         path
     }
 
