@@ -13,7 +13,7 @@ use std::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["agent", "cli", "doctor", "telemetry"]),
     ("cli", &["config", "telemetry"]),
-    ("doctor", &["probes", "config", "telemetry"]),
+    ("doctor", &["attribution", "probes", "config", "telemetry"]),
     (
         "agent",
         &[

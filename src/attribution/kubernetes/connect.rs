@@ -32,28 +32,31 @@ enum Lead {
     Variable,
 }
 
-/// `None` where nothing leads to a cluster.
+/// `None` where nothing leads to a cluster, or where what does is of no use and none is demanded: that is logged.
 ///
 /// # Errors
 /// A cluster is demanded or named, and cannot be asked.
 pub async fn find(options: &Options) -> Result<Option<Found>> {
-    let Some(lead) = lead(options, Path::new(TOKEN)) else {
-        if options.is_required {
-            return Err(anyhow!(
-                "no Kubernetes cluster to ask: there is neither a service account nor a kubeconfig (name one with --kubeconfig, or leave \
-                 it at --kubernetes auto)"
-            ));
-        }
-        return Ok(None);
-    };
-    match open(&lead).await.with_context(|| lead.describe()) {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if options.is_required || options.kubeconfig.is_some() => Err(error),
-        Err(error) => {
+    match seek(options).await {
+        Ok(None) if options.is_required => Err(anyhow!(
+            "no Kubernetes cluster to ask: there is neither a service account nor a kubeconfig (name one with --kubeconfig, or leave \
+             it at --kubernetes auto)"
+        )),
+        Err(error) if !options.is_required && options.kubeconfig.is_none() => {
             tracing::warn!("{error:#}: names of pods and services are missing");
             Ok(None)
         }
+        found => found,
     }
+}
+
+/// `None` where nothing leads to a cluster.
+///
+/// # Errors
+/// What leads to one cannot be read, or makes no sense.
+pub async fn seek(options: &Options) -> Result<Option<Found>> {
+    let Some(lead) = lead(options, Path::new(TOKEN)) else { return Ok(None) };
+    open(&lead).await.with_context(|| lead.describe()).map(Some)
 }
 
 fn lead(options: &Options, token: &Path) -> Option<Lead> {

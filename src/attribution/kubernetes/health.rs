@@ -51,6 +51,18 @@ impl Kind {
         }
     }
 
+    /// Where the API server has it, in the order in which versions are tried.
+    pub(super) fn paths(self) -> &'static [&'static str] {
+        match self {
+            Self::Pods => &["/api/v1/pods"],
+            Self::Services => &["/api/v1/services"],
+            Self::EndpointSlices => &["/apis/discovery.k8s.io/v1/endpointslices", "/apis/discovery.k8s.io/v1beta1/endpointslices"],
+            Self::Nodes => &["/api/v1/nodes"],
+            Self::ReplicaSets => &["/apis/apps/v1/replicasets"],
+            Self::Jobs => &["/apis/batch/v1/jobs"],
+        }
+    }
+
     /// What the outputs have from it, and lack without it.
     pub fn use_of(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! What a Kubernetes cluster says of pods, services and addresses: a slim copy of it, kept by a watch, read without locks.
 //! Knows nothing of traffic; an API server that is gone only means that the copy grows old.
 
+mod access;
 mod answer;
 mod connect;
 mod health;
@@ -16,6 +17,7 @@ mod writer;
 
 use std::path::PathBuf;
 
+pub use access::{Access, Answer, access};
 pub use health::{Kind, KindHealth, State, Verb};
 pub use store::{Cluster, ServiceState};
 pub use watch::watch;

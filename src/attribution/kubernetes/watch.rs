@@ -230,7 +230,8 @@ struct Follower<'a> {
     /// Where the watch stands; `None` before a list, and when it must be made anew.
     version: Option<String>,
     may_stream: bool,
-    is_beta: bool,
+    /// Of the kind's paths, the one of the version that is served.
+    path: usize,
     page: u32,
 }
 
@@ -239,7 +240,7 @@ impl<'a> Follower<'a> {
         let selector = |text: &String| Some(text.clone()).filter(|text| kind == Kind::Pods && !text.is_empty());
         let (labels, fields) = (selector(&options.pod_labels), selector(&options.pod_fields));
         server.cluster.set_state(kind, State::Starting { why: None });
-        Self { server, kind, labels, fields, version: None, may_stream: true, is_beta: false, page: PAGE }
+        Self { server, kind, labels, fields, version: None, may_stream: true, path: 0, page: PAGE }
     }
 
     async fn follow<T: Followed>(mut self) -> Infallible {
@@ -247,7 +248,8 @@ impl<'a> Follower<'a> {
         let mut retry = pace.first_retry;
         let mut relist = pace.first_retry;
         let mut refused = pace.first_retry;
-        let mut is_second_version = false;
+        // Versions in turn.
+        let mut not_served = 0;
         loop {
             let began = tokio::time::Instant::now();
             let before = self.version.clone();
@@ -261,7 +263,9 @@ impl<'a> Follower<'a> {
             if !matches!(result, Err(Failure::Forbidden(..))) {
                 refused = pace.first_retry;
             }
-            let was_second_version = std::mem::take(&mut is_second_version);
+            if !matches!(result, Err(Failure::NotServed)) {
+                not_served = 0;
+            }
             match result {
                 // The orderly end of a watch; or a list after which the watch begins.
                 Ok(was_watch) => {
@@ -289,13 +293,12 @@ impl<'a> Follower<'a> {
                 }
                 Err(Failure::NotServed) => {
                     self.version = None;
-                    if self.kind == Kind::EndpointSlices {
-                        self.is_beta = !self.is_beta;
-                        if !was_second_version {
-                            is_second_version = true;
-                            continue;
-                        }
+                    self.path = (self.path + 1) % self.kind.paths().len();
+                    not_served += 1;
+                    if not_served < self.kind.paths().len() {
+                        continue;
                     }
+                    not_served = 0;
                     self.failed(Answered::NotServed(self.kind.full_name()).into());
                 }
                 Err(Failure::Forbidden(verb, why)) => {
@@ -318,15 +321,7 @@ impl<'a> Follower<'a> {
     }
 
     fn path(&self) -> &'static str {
-        match self.kind {
-            Kind::Pods => "/api/v1/pods",
-            Kind::Services => "/api/v1/services",
-            Kind::Nodes => "/api/v1/nodes",
-            Kind::EndpointSlices if self.is_beta => "/apis/discovery.k8s.io/v1beta1/endpointslices",
-            Kind::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
-            Kind::ReplicaSets => "/apis/apps/v1/replicasets",
-            Kind::Jobs => "/apis/batch/v1/jobs",
-        }
+        self.kind.paths()[self.path]
     }
 
     fn counters(&self) -> &'a KindCounters {
