@@ -38,8 +38,8 @@ fn findings(access: &Access, is_required: bool) -> Vec<Finding> {
             vec![finding("cluster", state, "neither a service account nor a kubeconfig", Some((COST, remedy)))]
         }
         Access::Unusable(why) => {
-            let remedy = "name another kubeconfig with --kubeconfig FILE; in a pod: automountServiceAccountToken: true and \
-                          enableServiceLinks or KUBERNETES_SERVICE_HOST and _PORT";
+            let remedy = "name another kubeconfig with --kubeconfig FILE; in a pod: automountServiceAccountToken: true, and the variables \
+                          KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT as the kubelet sets them";
             vec![finding("cluster", State::Missing, why, Some((COST, remedy)))]
         }
         Access::Unreachable { server, why } => {

@@ -1,5 +1,5 @@
 //! `remora doctor`: the features of this host as sentences: what is there, what is chosen and why, what is missing, what that
-//! costs and what to do. Asks [`Features`] and judges; how a trial load is made it is told by the caller.
+//! costs and what to do. Asks [`Features`] and the cluster, and judges; how a trial load is made it is told by the caller.
 
 mod kubernetes;
 mod privileges;
@@ -72,8 +72,8 @@ pub struct Report {
     pub features: Features,
 }
 
-/// Asks the kernel and the cluster, and judges; the cluster for two seconds at most. `trial` loads and attaches the programs and lets them go again, with what became of each; it is called
-/// where the features say that it can work.
+/// Asks the kernel and the cluster, and judges; the cluster for two seconds at most. `trial` loads and attaches the programs and lets
+/// them go again, with what became of each; it is called where the features say that it can work.
 pub fn examine(config: &Config, trial: impl FnOnce() -> Result<Vec<(String, Health)>>) -> Report {
     let features = Features::probe(config.btf.as_deref(), &config.docker_socket.sockets());
     let mut report = judge(features, config.hooks, trial);
