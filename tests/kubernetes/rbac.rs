@@ -56,6 +56,7 @@ fn the_role_is_enough_and_every_verb_of_it_is_missed_by_name() {
     agent.until_only(&[]);
     assert!(!agent.log().contains("WARN"), "{}", agent.log());
     bed.knows(&kubeconfig, None);
+    assert_eq!(doctor(&kubeconfig), [""; 0]);
 
     let began = Instant::now();
     for (kind, verb) in Kind::ALL.into_iter().flat_map(|kind| Verb::ALL.map(|verb| (kind, verb))) {
@@ -66,10 +67,12 @@ fn the_role_is_enough_and_every_verb_of_it_is_missed_by_name() {
         for part in [verb.name(), &kind.full_name(), &format!("{} resource \"{}\"", verb.name(), kind.name()), "grant list and watch"] {
             assert!(sentence.contains(part), "{part} is not in {sentence}");
         }
-        let warning = format!("the cluster role lacks {} on {}: missing are {}", verb.name(), kind.full_name(), kind.use_of());
+        let warning = format!("the cluster role lacks {} on {}, which costs {}", verb.name(), kind.full_name(), kind.use_of());
         assert_eq!(fresh.log().matches("WARN").count(), 1, "{}", fresh.log());
         assert!(fresh.log().contains(&warning), "{}", fresh.log());
         bed.knows(&kubeconfig, Some(kind));
+        let lacking = format!("{}: the role lacks {} on {}", kind.name(), verb.name(), kind.full_name());
+        assert_eq!(doctor(&kubeconfig), [lacking]);
         let told = began.elapsed();
         bed.grant_all_but(|_, _| false);
         let began = Instant::now();
@@ -92,6 +95,25 @@ fn the_role_is_enough_and_every_verb_of_it_is_missed_by_name() {
     bed.grant_all_but(|_, _| false);
     agent.until_only(&[]);
     println!("of a running agent: {}", agent.log());
+}
+
+/// What the doctor says is wrong with the cluster.
+fn doctor(kubeconfig: &Path) -> Vec<String> {
+    let report = program().args(["doctor", "--json", "--kubeconfig"]).arg(kubeconfig).output().unwrap();
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    let findings: Vec<_> = report["findings"].as_array().unwrap().iter().filter(|finding| finding["topic"] == "Kubernetes").collect();
+    assert_eq!(findings.len(), 1 + Kind::ALL.len(), "{findings:#?}");
+    let wrong = findings.into_iter().filter(|finding| finding["state"] != "ok");
+    wrong.map(|finding| format!("{}: {}", finding["name"].as_str().unwrap(), finding["found"].as_str().unwrap())).collect()
+}
+
+/// The built program, whatever is set around this test.
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("REMORA_")) {
+        command.env_remove(variable);
+    }
+    command
 }
 
 impl Bed {
@@ -126,7 +148,10 @@ impl Bed {
         self.ask("POST", "/api/v1/nodes", &json!({"metadata": {"name": "node-1"}}));
         let addresses = json!({"status": {"addresses": [{"type": "InternalIP", "address": NODE}]}});
         self.ask("PATCH", "/api/v1/nodes/node-1/status", &addresses);
-        let owner = |version: &str, kind: &str, name: &str, uid: &Value| json!([{"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true}]);
+        let owner = |version: &str, kind: &str, name: &str, uid: &Value| {
+            let owner = json!({"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true});
+            json!([owner])
+        };
         let containers = json!([{"name": "main", "image": "registry/web:1"}]);
         let labels = json!({"app": "web", "pod-template-hash": "5d"});
         let set = json!({
@@ -167,9 +192,10 @@ impl Bed {
         let answer = self.ask("POST", "/api/v1/namespaces/remora/serviceaccounts/remora/token", &request);
         let admin = std::fs::read_to_string(&self.server.kubeconfig).unwrap();
         let authority = admin.lines().find_map(|line| line.trim().strip_prefix("certificate-authority-data: ")).unwrap();
+        let server = json!({"server": format!("https://127.0.0.1:{port}"), "certificate-authority-data": authority});
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": format!("https://127.0.0.1:{port}"), "certificate-authority-data": authority}}],
+            "clusters": [{"name": "test", "cluster": server}],
             "users": [{"name": "remora", "user": {"token": answer["status"]["token"]}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "remora"}}],
         });
@@ -235,14 +261,11 @@ impl Agent {
     fn start(kubeconfig: &Path, name: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let log = kubeconfig.with_file_name(format!("agent-{name}.log"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
-        for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("REMORA_")) {
-            command.env_remove(variable);
-        }
         // Whom it watches does not matter here, and other programs of this machine are none of this test's affair.
-        let arguments = ["agent", "--listen", &format!("127.0.0.1:{port}"), "--port", "1", "--kubernetes", "on", "--node-name", "node-1"];
+        let arguments = "agent --port 1 --snapshot-interval 100ms --kubernetes on --node-name node-1 --listen";
+        let arguments = arguments.split(' ').map(str::to_owned).chain([format!("127.0.0.1:{port}")]);
         let stderr = std::fs::File::create(&log).unwrap();
-        let child = command.args(arguments).arg("--kubeconfig").arg(kubeconfig).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let child = program().args(arguments).arg("--kubeconfig").arg(kubeconfig).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
         let mut agent = Self { child, url: format!("http://127.0.0.1:{port}/api/v1/status"), log };
         until("the agent answers", PATIENCE, || {
             assert_eq!(agent.child.try_wait().unwrap(), None, "{}", agent.log());

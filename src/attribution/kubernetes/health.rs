@@ -66,12 +66,12 @@ impl Kind {
     /// What the outputs have from it, and lack without it.
     pub fn use_of(self) -> &'static str {
         match self {
-            Self::Pods => "names of pods, of their containers and workloads",
+            Self::Pods => "names of pods, their containers and workloads",
             Self::Services => "names of Services",
-            Self::EndpointSlices => "which pods are behind a Service, and whether there are any",
+            Self::EndpointSlices => "who is behind a Service, and whether anybody is",
             Self::Nodes => "names of nodes",
-            Self::ReplicaSets => "Deployments, where pods lack the label pod-template-hash",
-            Self::Jobs => "CronJobs; their pods are named after the Job",
+            Self::ReplicaSets => "names of Deployments, where pods lack the label pod-template-hash",
+            Self::Jobs => "names of CronJobs, whose pods are named after the Job instead",
         }
     }
 }

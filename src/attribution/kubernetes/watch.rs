@@ -640,7 +640,10 @@ impl<'a> Follower<'a> {
             return;
         }
         self.server.cluster.set_state(self.kind, state);
-        warn!("the cluster role lacks {verb} on {resource}: missing are {}. It is asked for again and again ({why})", self.kind.use_of());
+        warn!(
+            "the cluster role lacks {verb} on {resource}, which costs {}; once granted it is used, without a restart ({why})",
+            self.kind.use_of()
+        );
     }
 }
 
