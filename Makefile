@@ -47,7 +47,7 @@ test: deps-test rust ## everything: parsers, hostile bytes, command line, then r
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
 
-test-kubernetes: deps-test rust ## against a real Kubernetes, built once (ten minutes): the watch of a cluster at scale
+test-kubernetes: deps-test rust ## against a real Kubernetes, built once (ten minutes): the watch at scale, the role, the shop
 	$(CARGO) test --release --test kubernetes -- --test-threads=1 --nocapture
 
 # Some 15 s for each kernel; the first time some 120 MB are fetched. docs/kernels.md has the table.
