@@ -23,7 +23,7 @@ DEB_PACKAGES   := dpkg-dev llvm
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build image push run demo test test-kernels test-containers check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
+.PHONY: help build image push run demo test test-kernels test-kubernetes test-containers check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
 	manifests deploy status undeploy check-rbac deb test-deb
 
 help: ## this list
@@ -47,8 +47,8 @@ test: deps-test rust ## everything: parsers, hostile bytes, command line, then r
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
 
-test-kubernetes: deps-test rust ## against a real Kubernetes, built once (ten minutes): the watch at scale, the role, the shop
-	$(CARGO) test --release --test kubernetes -- --test-threads=1 --nocapture
+test-kubernetes: deps rust ## a real Kubernetes node, built once (ten minutes): the shop, the watch at scale, the role; some: ONLY=shop
+	tests/kubernetes/run.sh $(IMAGE):$(TAG) $(ONLY)
 
 # Some 15 s for each kernel; the first time some 120 MB are fetched. docs/kernels.md has the table.
 test-kernels: build ## Linux 5.10 to 6.16 in virtual machines, each family of hooks, exact counts; some of them: KERNELS='6.1 6.12'
