@@ -7,8 +7,10 @@ cd "$(dirname "$0")/../.."
 image=${REMORA_IMAGE:-$1}
 shift
 engine=tests/support/engine.sh
-was_up=$("$engine" env 2>/dev/null | grep -c DOCKER_HOST || true)
 export DOCKER_HOST
+DOCKER_HOST=$("$engine" env | sed -n 's/^DOCKER_HOST=//p')
+was_up=0
+! docker version >/dev/null 2>&1 || was_up=1
 DOCKER_HOST=$("$engine" up | sed -n 's/^DOCKER_HOST=//p')
 finish() {
 	tests/kubernetes/cluster.sh down
