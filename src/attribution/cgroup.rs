@@ -292,7 +292,7 @@ mod tests {
             ("/init.scope", "", ""),
             ("/system.slice/nginx.service", "", ""),
             ("/user.slice/user-1000.slice/session-3.scope", "", ""),
-            ("/process_api/cb0945c5940fb5d8c76b7d25a2ac6d8c", "", ""),
+            ("/runner/cb0945c5940fb5d8c76b7d25a2ac6d8c", "", ""),
             ("/docker/not-an-id", "", ""),
             ("/docker/3F5C6A7D9BE14C0A8A52F0C5B5C0C7D4E9A1B2C3D4E5F60718293A4B5C6D7E8F", "", ""),
         ];
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(container_of_proc_file(&hybrid), Some(CgroupContainer { id: ID, runtime: "docker", pod: None }));
         let unified = format!("0::/system.slice/docker-{ID}.scope\n");
         assert_eq!(container_of_proc_file(&unified), Some(CgroupContainer { id: ID, runtime: "docker", pod: None }));
-        assert_eq!(container_of_proc_file("9:name=systemd:/\n4:memory:/process_api/cb09\n0::/\n"), None);
+        assert_eq!(container_of_proc_file("9:name=systemd:/\n4:memory:/runner/cb09\n0::/\n"), None);
         assert_eq!(container_of_proc_file("garbage\n::\n\n7:x"), None);
     }
 
