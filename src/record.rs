@@ -68,14 +68,57 @@ const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "
 
 /// What was learnt beside the events, and holds from number `sequence` on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FactMap", into = "FactMap")]
 pub struct Fact {
     pub sequence: u64,
-    #[serde(flatten)]
     pub known: Known,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// A fact as it is in the file. Not an enum that is flattened into the map: reading such a one reserves memory for as many members as a
+/// damaged length says.
+#[derive(Serialize, Deserialize)]
+struct FactMap {
+    sequence: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    process: Option<Arc<Process>>,
+    /// Of `process`.
+    #[serde(default)]
+    renamed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    remote: Option<(Endpoint, Option<Arc<Remote>>)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    translated: Option<(u64, Translation)>,
+}
+
+impl From<Fact> for FactMap {
+    fn from(Fact { sequence, known }: Fact) -> Self {
+        let map = Self { sequence, process: None, renamed: false, remote: None, translated: None };
+        match known {
+            Known::Process(process) => Self { process: Some(process), ..map },
+            Known::Renamed(process) => Self { process: Some(process), renamed: true, ..map },
+            Known::Remote(end, remote) => Self { remote: Some((end, remote)), ..map },
+            Known::Translated(id, translation) => Self { translated: Some((id, translation)), ..map },
+        }
+    }
+}
+
+impl TryFrom<FactMap> for Fact {
+    type Error = &'static str;
+
+    fn try_from(map: FactMap) -> Result<Self, Self::Error> {
+        let sequence = map.sequence;
+        let known = match map {
+            FactMap { process: Some(process), renamed: false, .. } => Known::Process(process),
+            FactMap { process: Some(process), .. } => Known::Renamed(process),
+            FactMap { remote: Some((end, remote)), .. } => Known::Remote(end, remote),
+            FactMap { translated: Some((id, translation)), .. } => Known::Translated(id, translation),
+            _ => return Err("a fact about nothing"),
+        };
+        Ok(Self { sequence, known })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
     /// What its pid stands for.
     Process(Arc<Process>),

@@ -1,8 +1,8 @@
 //! Who stands at an end of a connection: processes, containers, pods, and the workloads that people know them by.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Endpoint;
 
@@ -64,7 +64,18 @@ pub struct Pod {
     pub release: Option<Arc<str>>,
     pub chart: Option<Arc<str>>,
     /// Labels and annotations that the settings let through, by key.
+    #[serde(serialize_with = "write_labels", deserialize_with = "read_labels")]
     pub labels: Box<[Label]>,
+}
+
+/// As a map.
+fn write_labels<S: Serializer>(labels: &[Label], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(labels.iter().map(|(key, value)| (key, value)))
+}
+
+/// By way of a tree, which reserves nothing for members that a damaged length promises.
+fn read_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[Label]>, D::Error> {
+    Ok(BTreeMap::deserialize(deserializer)?.into_iter().collect())
 }
 
 /// Names a Service of Kubernetes.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{Chunk, End, Ending, Fact, Header, Known, MAX_CHUNK, Reader, Writer, crc32::crc32, read_header, records};
-use crate::model::{Container, Process};
+use crate::model::{Container, Endpoint, Pod, Process, Remote, Translation, Workload, WorkloadKind};
 
 fn header() -> Header {
     Header {
@@ -292,4 +292,34 @@ fn facts_of_older_recordings_have_what_was_known_then() {
     let old = json!({ "pid": 42, "comm": "nginx", "executable": null, "command": null, "container": container });
     let read: Process = rmp_serde::from_slice(&rmp_serde::to_vec_named(&old).unwrap()).unwrap();
     assert_eq!((read.unit, read.container.unwrap().pod_uid), (None, None));
+}
+
+#[test]
+fn facts_of_every_kind_come_back_as_they_were() {
+    let text = |text: &str| Arc::<str>::from(text);
+    let workload = Workload { namespace: Some("shop".into()), ..Workload::new(WorkloadKind::Deployment, "cart") };
+    let pod = Arc::new(Pod {
+        name: "cart-1".into(),
+        namespace: "shop".into(),
+        node: None,
+        workload: workload.clone(),
+        release: Some("spring".into()),
+        chart: None,
+        labels: [(text("app"), text("cart")), (text("team"), text("front"))].into(),
+    });
+    let of_pod = Arc::new(Process { pod: Some(Arc::clone(&pod)), ..process() });
+    let remote = Remote { workload, service: Some("cart".into()), pod: Some(pod), is_virtual: true, is_unserved: false };
+    let end = |last: u8, port| Endpoint { address: [10, 0, 0, last].into(), port };
+    let known = [
+        Known::Process(Arc::clone(&of_pod)),
+        Known::Renamed(of_pod),
+        Known::Remote(end(1, 80), Some(Arc::new(remote))),
+        Known::Remote(end(2, 0), None),
+        Known::Translated(77, Translation { client: end(3, 40_000), server: end(4, 8080) }),
+    ];
+    let mut writer = Writer::new(Vec::new(), &header()).unwrap();
+    let facts = known.map(|known| Fact { sequence: 0, known });
+    facts.iter().for_each(|fact| writer.fact(fact).unwrap());
+    let (chunks, _) = read(&writer.finish(0, &losses()).unwrap()).unwrap();
+    assert_eq!(chunks[..facts.len()], facts.map(Chunk::Fact));
 }
