@@ -2,6 +2,7 @@
 //! the kernel's connection tracking tells who answers.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     time::Instant,
@@ -19,7 +20,11 @@ struct Routed {
     client: Namespace,
     server: Namespace,
     rules: Vec<Vec<String>>,
+    /// Whether the host forwarded IPv6 before.
+    forwarded: String,
 }
+
+const FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 const CLIENT: &str = "10.131.20.2";
 const SERVER: [&str; 2] = ["10.131.21.2", "fd00:131:21::2"];
@@ -30,7 +35,8 @@ const VIRTUAL: [&str; 2] = ["10.96.131.10", "fd00:131:96::a"];
 
 impl Routed {
     fn new() -> Self {
-        let routed = Self { client: Namespace::new("client"), server: Namespace::new("server"), rules: Vec::new() };
+        let routed =
+            Self { client: Namespace::new("client"), server: Namespace::new("server"), rules: Vec::new(), forwarded: String::new() };
         for (namespace, device, host, own) in [
             (&routed.client, "rmnatc", [HOST[0], "fd00:131:20::1"], [CLIENT, "fd00:131:20::2"]),
             (&routed.server, "rmnats", [HOST[1], "fd00:131:21::1"], SERVER),
@@ -50,9 +56,10 @@ impl Routed {
             run(Command::new("sysctl").args(["-q", "-w", &format!("net.ipv4.conf.{device}.forwarding=1")]));
             run(Command::new("sysctl").args(["-q", "-w", &format!("net.ipv6.conf.{device}.forwarding=1")]));
         }
-        // IPv6 is forwarded only where all interfaces may.
-        run(Command::new("sysctl").args(["-q", "-w", "net.ipv6.conf.all.forwarding=1"]));
         let mut routed = routed;
+        // IPv6 is forwarded only where all interfaces may.
+        routed.forwarded = fs::read_to_string(FORWARDING).expect("IPv6 on this host");
+        fs::write(FORWARDING, "1").expect("forwarding IPv6");
         for family in [0, 1] {
             routed.rule(family, "filter", "FORWARD", &["-i", "rmnatc", "-j", "ACCEPT"]);
             routed.rule(family, "filter", "FORWARD", &["-o", "rmnatc", "-j", "ACCEPT"]);
@@ -90,6 +97,7 @@ impl Drop for Routed {
         for rule in self.rules.iter().rev() {
             Command::new(&rule[0]).args(&rule[1..]).status().ok();
         }
+        fs::write(FORWARDING, &self.forwarded).ok();
     }
 }
 
