@@ -6,7 +6,6 @@ mod answers;
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
-    hash::{BuildHasher, RandomState},
     io,
     path::{Path, PathBuf},
     pin::pin,
@@ -23,6 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::Notify, time::Instant};
 use tracing::{debug, warn};
 
+use super::pauses::jittered;
 use crate::model::Compose;
 use answers::{EngineEvent, Image, Listed, is_image_id};
 
@@ -385,12 +385,6 @@ async fn ask<T: DeserializeOwned>(client: &reqwest::Client, target: &str) -> any
         body.extend_from_slice(&chunk);
     }
     serde_json::from_slice(&body).context("reading the answer")
-}
-
-/// Between half and all of `pause`, so that the agents of many hosts do not act at once.
-fn jittered(pause: Duration) -> Duration {
-    let part = RandomState::new().hash_one(0) % 1_000;
-    pause / 2 + pause / 2 * u32::try_from(part).unwrap_or(0) / 1_000
 }
 
 #[cfg(test)]

@@ -306,11 +306,3 @@ fn events_tell_of_compose_and_keep_it_through_a_rename() {
     names.apply(event("rename", "aa", "front").as_bytes());
     assert_eq!((names.get("aa").unwrap().name.as_str(), names.get("aa").unwrap().compose.clone()), ("front", compose));
 }
-
-#[test]
-fn pauses_are_jittered_between_half_and_all() {
-    for _ in 0..1_000 {
-        let pause = jittered(Duration::from_secs(10));
-        assert!((Duration::from_secs(5)..=Duration::from_secs(10)).contains(&pause), "{pause:?}");
-    }
-}

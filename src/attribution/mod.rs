@@ -10,6 +10,7 @@ pub mod conntrack;
 pub mod container;
 pub mod kubernetes;
 pub mod listeners;
+mod pauses;
 pub mod process;
 pub mod resolved;
 pub mod sockets;

@@ -9,7 +9,6 @@ use std::{
     collections::HashSet,
     convert::Infallible,
     future::Future,
-    hash::{BuildHasher, RandomState},
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -31,6 +30,7 @@ use super::{
     store::Cluster,
     writer::{Moment, Writer},
 };
+use crate::attribution::pauses::jittered;
 
 /// A page of a list; 100 pods of 8 KB are 0.8 MB, and what is held at once stays resident.
 const PAGE: u32 = 100;
@@ -417,16 +417,6 @@ enum Answered {
     NotServed(String),
     #[error("the API server answered {0}: {1}")]
     Status(u16, String),
-}
-
-/// Between half and all of `pause`, so that the agents of many nodes do not act at once.
-fn jittered(pause: Duration) -> Duration {
-    pause / 2 + pause / 2 * chance(1_000) / 1_000
-}
-
-/// Any number below `below`.
-fn chance(below: u32) -> u32 {
-    (RandomState::new().hash_one(0) % u64::from(below.max(1))) as u32
 }
 
 #[cfg(test)]

@@ -9,13 +9,14 @@ use kube::{
 };
 use tracing::warn;
 
-use super::{AT_ONCE, Answered, Failure, Followed, Follower, INITIAL_END, PAGE_BYTES_MAX, TURN, WATCH_S, chance};
+use super::{AT_ONCE, Answered, Failure, Followed, Follower, INITIAL_END, PAGE_BYTES_MAX, TURN, WATCH_S};
 use crate::attribution::kubernetes::{
     answer::{Answer, Bare, Bookmark, Event, Line, Lines, Page, PageMeta, Quiet, Status},
     health::{Kind, Verb},
     store::uid_key,
     writer::{Moment, Writer},
 };
+use crate::attribution::pauses::chance;
 
 impl<'a> Follower<'a> {
     /// All objects in pages; the watch begins where the list ends.
