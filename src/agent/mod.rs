@@ -134,7 +134,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let losses = Arc::new(Losses::default());
     let containers = Arc::new(ContainerNames::default());
     let kubernetes = kubernetes_options(config, &host);
-    let cluster = Arc::new(Cluster::new(&kubernetes));
+    let cluster = Arc::new(Cluster::default());
     let proc_root = Path::new("/proc");
     let mut listeners = Listeners::new(proc_root);
     listeners.rescan(start_ns);
@@ -329,8 +329,6 @@ fn kubernetes_options(config: &Config, host: &str) -> kubernetes::Options {
         pod_labels: config.pod_selector.clone().unwrap_or_default(),
         pod_fields: config.pod_field_selector.clone().unwrap_or_default(),
         labels: config.show_label.clone(),
-        namespaces: config.namespace.clone(),
-        excluded_namespaces: config.exclude_namespace.clone(),
     }
 }
 

@@ -89,3 +89,21 @@ impl LeftOut {
         std::mem::take(&mut self.news)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_watched_as_the_settings_say() {
+        let some = |only: &[&str], never: &[&str]| {
+            let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Scope::new(&Config { namespace: list(only), exclude_namespace: list(never), ..Config::default() })
+        };
+        let is_watched = |scope: &Scope, namespace| scope.judge_namespace(Some(namespace)) == Verdict::Watched;
+        assert!(is_watched(&some(&[], &[]), "shop"));
+        assert!(is_watched(&some(&["shop"], &[]), "shop") && !is_watched(&some(&["shop"], &[]), "bank"));
+        assert!(!is_watched(&some(&[], &["shop"]), "shop") && is_watched(&some(&[], &["shop"]), "bank"));
+        assert!(!is_watched(&some(&["shop"], &["shop"]), "shop"));
+    }
+}

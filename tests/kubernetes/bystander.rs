@@ -114,7 +114,7 @@ impl Drop for Bystander {
 fn stands_by() {
     let Some(kubeconfig) = std::env::var_os(KUBECONFIG) else { return };
     let options = Options { kubeconfig: Some(kubeconfig.into()), labels: vec!["app.kubernetes.io/*".into()], ..Options::default() };
-    let cluster = Arc::new(Cluster::new(&options));
+    let cluster = Arc::new(Cluster::default());
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<_> = line.split(' ').collect();

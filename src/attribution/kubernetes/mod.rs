@@ -36,7 +36,4 @@ pub struct Options {
     pub pod_fields: String,
     /// Labels and annotations that are kept: whole keys, or prefixes that end with `*`.
     pub labels: Vec<String>,
-    /// Namespaces whose pods are watched; empty for all.
-    pub namespaces: Vec<String>,
-    pub excluded_namespaces: Vec<String>,
 }

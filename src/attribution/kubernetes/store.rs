@@ -11,7 +11,6 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{
-    Options,
     health::{Counters, Health},
     shards::Shards,
     tenure::{self, Tenure},
@@ -39,8 +38,6 @@ pub struct Cluster {
     pub(super) generation: AtomicU64,
     pub(super) counters: Counters,
     pub(super) health: ArcSwap<Health>,
-    namespaces: Vec<String>,
-    excluded_namespaces: Vec<String>,
 }
 
 /// A pod and what is needed to answer for it.
@@ -141,10 +138,6 @@ pub struct ServiceState {
 }
 
 impl Cluster {
-    pub fn new(options: &Options) -> Self {
-        Self { namespaces: options.namespaces.clone(), excluded_namespaces: options.excluded_namespaces.clone(), ..Self::default() }
-    }
-
     /// Changes whenever an answer may have changed.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -234,12 +227,6 @@ impl Cluster {
         let mut services: Vec<_> = self.services.iter().filter_map(|(_, service)| state(service)).collect();
         services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         services
-    }
-
-    /// Whether the settings want pods of this namespace watched.
-    pub fn is_watched(&self, namespace: &str) -> bool {
-        let named = |names: &[String]| names.iter().any(|name| name == namespace);
-        (self.namespaces.is_empty() || named(&self.namespaces)) && !named(&self.excluded_namespaces)
     }
 
     fn member(&self, uid: &str) -> Option<Arc<Member>> {

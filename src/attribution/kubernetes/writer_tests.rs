@@ -27,7 +27,7 @@ fn bed() -> Bed {
 }
 
 fn bed_with(options: &Options) -> Bed {
-    let cluster = Arc::new(Cluster::new(options));
+    let cluster = Arc::new(Cluster::default());
     Bed { writer: Writer::new(Arc::clone(&cluster), options), cluster }
 }
 
@@ -474,18 +474,6 @@ fn what_a_list_no_longer_has_is_removed() {
     assert!(bed.cluster.pod(&uid(2)).is_none());
     let objects: Vec<_> = bed.cluster.health().iter().map(|kind| kind.objects).collect();
     assert_eq!(objects, [1, 0, 0, 0, 0, 0]);
-}
-
-#[test]
-fn namespaces_are_watched_as_the_settings_say() {
-    let some = |namespaces: &[&str], excluded: &[&str]| {
-        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Cluster::new(&Options { namespaces: list(namespaces), excluded_namespaces: list(excluded), ..Options::default() })
-    };
-    assert!(some(&[], &[]).is_watched("shop"));
-    assert!(some(&["shop"], &[]).is_watched("shop") && !some(&["shop"], &[]).is_watched("bank"));
-    assert!(!some(&[], &["shop"]).is_watched("shop") && some(&[], &["shop"]).is_watched("bank"));
-    assert!(!some(&["shop"], &["shop"]).is_watched("shop"));
 }
 
 #[path = "history_tests.rs"]
