@@ -1,6 +1,10 @@
-//! Compiles each `src/bpf/*.bpf.c`, links the objects into one and generates its skeleton into `OUT_DIR`.
+//! Compiles each `src/bpf/*.bpf.c` in two flavours (`src/bpf/compat.h` says why), links the objects of each into one, and generates the
+//! skeleton of the typed one into `OUT_DIR`: maps, programs and types are the same in both.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use libbpf_cargo::SkeletonBuilder;
@@ -13,7 +17,6 @@ fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
     let vmlinux = format!("-Ivmlinux/{arch}");
-    let clang_args = [&vmlinux, "-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-declarations"];
 
     let mut sources = Vec::new();
     for entry in fs::read_dir("src/bpf").context("listing src/bpf")? {
@@ -24,18 +27,27 @@ fn main() -> Result<()> {
     }
     sources.sort(); // the object must not depend on the directory's order
 
-    let linked = out.join("remora.bpf.o");
+    let typed = compile(&sources, &out, "typed", &[&vmlinux])?;
+    compile(&sources, &out, "plain", &[&vmlinux, "-DREMORA_PLAIN"])?;
+    SkeletonBuilder::new().obj(&typed).generate(out.join("remora.skel.rs")).context("generating the skeleton")
+}
+
+/// The linked object of one flavour.
+fn compile(sources: &[PathBuf], out: &Path, flavour: &str, arguments: &[&str]) -> Result<PathBuf> {
+    const ARGUMENTS: [&str; 6] = ["-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-declarations"];
+    let linked = out.join(format!("{flavour}.bpf.o"));
     let mut linker = Linker::new(&linked).with_context(|| format!("making {}", linked.display()))?;
-    for source in &sources {
-        let object = out.join(source.with_extension("o").file_name().context("a source without a name")?);
+    for source in sources {
+        let name = source.with_extension(format!("{flavour}.o"));
+        let object = out.join(name.file_name().context("a source without a name")?);
         SkeletonBuilder::new()
             .source(source)
             .obj(&object)
-            .clang_args(clang_args)
+            .clang_args(ARGUMENTS.iter().chain(arguments))
             .build()
             .with_context(|| format!("compiling {}", source.display()))?;
         linker.add_file(&object).with_context(|| format!("linking {}", object.display()))?;
     }
     linker.link().with_context(|| format!("linking {}", linked.display()))?;
-    SkeletonBuilder::new().obj(&linked).generate(out.join("remora.skel.rs")).context("generating the skeleton")
+    Ok(linked)
 }

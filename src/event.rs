@@ -222,6 +222,12 @@ pub fn record_len(bytes: &[u8]) -> Option<usize> {
     (length >= size_of::<types::event_header>() && length <= bytes.len()).then_some(length)
 }
 
+/// The time that a record gives for itself.
+pub fn record_time_ns(bytes: &[u8]) -> Option<u64> {
+    const AT: usize = std::mem::offset_of!(types::event_header, time_ns);
+    bytes.get(AT..)?.first_chunk().copied().map(u64::from_ne_bytes)
+}
+
 /// The UDP sockets whose server's port is 53: [`ConnectionId::group`] is a hash of that port.
 const DNS_GROUP: u8 = 53;
 

@@ -35,7 +35,7 @@ fn run() -> Result<Exit> {
         Command::Config { action: ConfigAction::Check } => print("ok\n"),
         Command::Config { action: ConfigAction::Print } => print(&settings.to_yaml()),
         Command::Doctor { json } => {
-            let report = doctor::examine(config, || agent::trial(config));
+            let report = doctor::examine(config, |features, family| agent::trial(config, features, family));
             print(&if json { report.to_json()? } else { report.to_string() })?;
             Ok(report.exit())
         }

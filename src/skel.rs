@@ -3,11 +3,17 @@
 #![allow(unsafe_code, reason = "generated code, and Plain for generated types")]
 
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used, clippy::wildcard_imports, missing_docs, non_snake_case)]
+#[allow(dead_code, reason = "of the skeleton the types are used: the loader serves two objects, by the names of what is in them")]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/remora.skel.rs"));
 }
 
-pub use generated::{OpenRemoraSkel, RemoraSkel, RemoraSkelBuilder, types};
+pub use generated::types;
+
+/// For kernels with BTF of their own, from 5.12 on.
+pub static TYPED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/typed.bpf.o"));
+/// For all others from 5.4 on: the one that is relocated by BTF from elsewhere.
+pub static PLAIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plain.bpf.o"));
 
 /// Says that every bit pattern is a valid value, and checks the size that `events.h` and `maps.h` give.
 macro_rules! plain {
@@ -37,6 +43,7 @@ plain! {
     socket_tuple: 40,
     conn: 168,
     capture_wish: 24,
+    settings: 40,
 }
 
 /// The bytes of a value, for records that user space writes itself.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The object that the agent loads.
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/remora.bpf.o"));
+/// The objects that the agent loads, by the flavour of their programs.
+const OBJECTS: [(&str, &[u8]); 2] = [("typed", remora::skel::TYPED), ("plain", remora::skel::PLAIN)];
 
 /// `MAX_BPF_STACK`: the bytes of stack that a program and all that it calls may have, on kernels without private stacks (before 6.13).
 const STACK_MAX: u32 = 512;
@@ -16,17 +16,19 @@ const FRAMES_MAX: usize = 8;
 
 #[test]
 fn every_chain_of_calls_fits_the_stack_of_old_kernels() {
-    let functions = functions(&Elf(OBJECT));
-    let programs: Vec<_> = functions.values().filter(|function| function.program).collect();
-    assert!(programs.iter().any(|program| program.name == "on_sys_exit"), "the object has no programs");
     let mut failures = Vec::new();
-    for program in &programs {
-        let chain = deepest(&functions, program);
-        let total: u32 = chain.iter().map(|function| function.frame()).sum();
-        let told = chain.iter().map(|function| format!("{} {}", function.name, function.frame())).collect::<Vec<_>>().join(" + ");
-        println!("{total:4} of {STACK_MAX}: {told}");
-        if total > STACK_ALLOWED || chain.len() > FRAMES_MAX {
-            failures.push(format!("{total} bytes in {} frames: {told}", chain.len()));
+    for (flavour, object) in OBJECTS {
+        let functions = functions(&Elf(object));
+        let programs: Vec<_> = functions.values().filter(|function| function.program).collect();
+        assert!(programs.iter().any(|program| program.name == "on_sys_exit"), "the {flavour} object has no programs");
+        for program in &programs {
+            let chain = deepest(&functions, program);
+            let total: u32 = chain.iter().map(|function| function.frame()).sum();
+            let told = chain.iter().map(|function| format!("{} {}", function.name, function.frame())).collect::<Vec<_>>().join(" + ");
+            println!("{flavour}: {total:4} of {STACK_MAX}: {told}");
+            if total > STACK_ALLOWED || chain.len() > FRAMES_MAX {
+                failures.push(format!("{flavour}: {total} bytes in {} frames: {told}", chain.len()));
+            }
         }
     }
     assert!(failures.is_empty(), "more than {STACK_ALLOWED} bytes of stack or {FRAMES_MAX} frames:\n{}", failures.join("\n"));

@@ -18,9 +18,8 @@ use crate::{
     event::{Body, Event, Header, Text},
     model::ConnectionId,
     probes::{
-        load::Wake,
         table::{Changes, ConnectionTable},
-        transport::{self, MapHandle, Reader, Sleep},
+        transport::{self, Events, Reader, Sleep},
     },
 };
 
@@ -37,8 +36,7 @@ const IDLE_ROUNDS: u32 = 5;
 
 /// What the live source needs.
 pub struct Live {
-    pub events: MapHandle,
-    pub wake: Wake,
+    pub events: Events,
     pub table: ConnectionTable,
     pub tick: Duration,
     pub stop: Arc<AtomicBool>,
@@ -55,7 +53,7 @@ pub fn run(live: Live, router: Router) -> Result<()> {
     let (mut next_tick, mut next_counters) = (now_ns(), now_ns());
     seed(&live.listeners, &mut router.borrow_mut());
     {
-        let reader = Reader::new(&live.events, live.wake, |record| router.borrow_mut().record(record))?;
+        let mut reader = Reader::new(&live.events, |record| router.borrow_mut().record(record))?;
         let mut empty_rounds = 0;
         loop {
             let stopping = live.stop.load(Ordering::Acquire);

@@ -52,8 +52,8 @@ use crate::{
     model::{Protocol, Protocols},
     probes::{
         features::Features,
-        health::Health,
-        hooks::{HookFamily, choose_hooks},
+        health::Trial,
+        hooks::{HookFamily, Way, choose_hooks},
         load::{LoadOptions, Probes},
     },
     record::{Header, Writer},
@@ -86,49 +86,66 @@ pub fn record(config: &Config, file: &Path) -> Result<Exit> {
     live(config, Some(file))
 }
 
-/// Loads and attaches, and lets go again: what a trial says of each program.
-pub fn trial(config: &Config) -> Result<Vec<(String, Health)>> {
-    let (features, family) = ground(config)?;
-    Ok(load(config, &features, family, None)?.health().to_vec())
+/// Loads and attaches one family, and lets go again: what a trial says of each program.
+pub fn trial(config: &Config, features: &Features, family: HookFamily) -> Result<Trial> {
+    let probes = Probes::load(&LoadOptions { measure: true, ..load_options(config, features, family, None) })?;
+    let (programs, verified) = (probes.health().to_vec(), probes.verified().clone());
+    Ok(Trial { flavour: probes.flavour(), transport: probes.transport(), programs, verified })
 }
 
-/// What the kernel offers, and the hooks that were chosen for it.
-fn ground(config: &Config) -> Result<(Features, HookFamily)> {
+/// What the kernel offers, and the hooks that may work on it, the first choice first.
+fn ground(config: &Config) -> Result<(Features, Vec<HookFamily>)> {
     let features = Features::probe(config.btf.as_deref(), &config.docker_socket.sockets());
-    match choose_hooks(&features, config.hooks) {
-        Ok(family) => Ok((features, family)),
+    match choose_hooks(&features, config.hooks, config.transport) {
+        Ok(families) => Ok((features, families)),
         Err(refusal) => Err(Failure::unobservable(anyhow!("{refusal}; `remora doctor` says what each part costs and what to do")).into()),
     }
 }
 
-fn load(config: &Config, features: &Features, family: HookFamily, own_port: Option<u16>) -> Result<Probes> {
-    Probes::load(&LoadOptions {
-        family,
-        btf: config.btf.clone(),
+/// The first family that the kernel takes.
+fn load_any(config: &Config, features: &Features, families: &[HookFamily], own_port: Option<u16>) -> Result<(HookFamily, Probes)> {
+    let mut failure = anyhow!("there are no hooks to be tried");
+    for family in families {
+        match Probes::load(&load_options(config, features, *family, own_port)) {
+            Ok(probes) => return Ok((*family, probes)),
+            Err(error) => {
+                if families.len() > 1 {
+                    tracing::warn!("the hooks {} fail although the kernel has all they need: {error:#}", family.name());
+                }
+                failure = error;
+            }
+        }
+    }
+    Err(Failure::unobservable(failure).into())
+}
+
+fn load_options(config: &Config, features: &Features, family: HookFamily, own_port: Option<u16>) -> LoadOptions {
+    LoadOptions {
+        way: Way::new(features, family, config.transport, config.ring_bytes),
         own_port,
         watch_client: config.sides != Sides::Server,
         watch_server: config.sides != Sides::Client,
         pids: config.pid.clone(),
         ports: config.port.clone(),
         cgroups: features.cgroup_hierarchy,
-        cgroup_events: features.tells_cgroups(),
         filter_cgroups: !Scope::new(config).is_whole(),
         capture_len: config.capture_bytes,
         ring_bytes: config.ring_bytes,
         max_connections: config.max_connections,
-    })
-    .map_err(|error| Failure::unobservable(error).into())
+        measure: false,
+    }
 }
 
 fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
-    let (features, family) = ground(config)?;
+    let (features, families) = ground(config)?;
     let listener = config.listen.map(bind).transpose()?;
     let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
     let (start_ns, unix_ns) = (drain::now_ns(), drain::unix_ns());
     let unix_offset_ns = unix_ns as i64 - start_ns as i64;
     // Opened before anything is attached: a file that cannot be written should cost nothing.
     let tape = recording.map(|path| open_tape(path, config, unix_ns, unix_offset_ns)).transpose()?;
-    let probes = load(config, &features, family, own_port)?;
+    let (family, probes) = load_any(config, &features, &families, own_port)?;
+    tracing::info!("hooks {}, {} programs, records by {}", family.name(), probes.flavour(), probes.transport().name());
 
     let host = nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned());
     let losses = Arc::new(Losses::default());
@@ -174,7 +191,6 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     });
     let source = Source::Live(Box::new(Live {
         events: publisher.events()?,
-        wake: publisher.wake()?,
         table: publisher.table()?,
         tick: config.snapshot_interval,
         stop: Arc::clone(&stop),

@@ -23,9 +23,9 @@ use crate::{
     export::{MapFill, Name, ProgramCost, Published, SelfMetrics, Surroundings},
     model::Party,
     probes::{
-        load::{Probes, Wake},
+        load::Probes,
         table::{ConnectionTable, Tallies, Tally},
-        transport::MapHandle,
+        transport::Events,
     },
     service_map::{Listener, ServiceWatch, Snapshot, idle},
     telemetry::SelfUsage,
@@ -93,12 +93,8 @@ impl Publisher {
         self.sources = Some(sources);
     }
 
-    pub fn events(&self) -> Result<MapHandle> {
+    pub fn events(&self) -> Result<Events> {
         self.probes()?.events()
-    }
-
-    pub fn wake(&self) -> Result<Wake> {
-        Ok(self.probes()?.reader_wake())
     }
 
     pub fn table(&self) -> Result<ConnectionTable> {

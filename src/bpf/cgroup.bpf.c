@@ -12,13 +12,15 @@ struct cgroup_record {
 	__u8 path[CGROUP_PATH_MAX];
 };
 
-static __always_inline void report_cgroup(struct cgroup *group, const char *path, __u8 flags)
+static __always_inline void report_cgroup(void *ctx, struct cgroup *group, const char *path, __u8 flags)
 {
+	struct cgroup_root *root = ARGUMENT(group, root);
+	struct kernfs_node *node = ARGUMENT(group, kn);
 	struct cgroup_record *record;
 	__u64 pid_tgid;
 	long length;
 
-	if ((__u32)group->root->hierarchy_id != settings.cgroup_hierarchy)
+	if ((__u32)ARGUMENT(root, hierarchy_id) != settings.cgroup_hierarchy)
 		return;
 	record = event_reserve(sizeof(*record), EVENT_GROUP);
 	if (!record)
@@ -32,28 +34,28 @@ static __always_inline void report_cgroup(struct cgroup *group, const char *path
 	record->event.header.flags = flags;
 	record->event.header.pid = pid_tgid >> 32;
 	record->event.header.tid = pid_tgid;
-	record->event.cgroup_id = group->kn->id;
-	event_submit(record);
+	record->event.cgroup_id = NODE_NUMBER(node);
+	event_submit(ctx, record);
 }
 
-SEC("tp_btf/cgroup_mkdir")
+TRACEPOINT(cgroup_mkdir)
 int BPF_PROG(on_cgroup_mkdir, struct cgroup *group, const char *path)
 {
-	report_cgroup(group, path, 0);
+	report_cgroup(ctx, group, path, 0);
 	return 0;
 }
 
 /* Version 1 only. */
-SEC("tp_btf/cgroup_rename")
+TRACEPOINT(cgroup_rename)
 int BPF_PROG(on_cgroup_rename, struct cgroup *group, const char *path)
 {
-	report_cgroup(group, path, 0);
+	report_cgroup(ctx, group, path, 0);
 	return 0;
 }
 
-SEC("tp_btf/cgroup_rmdir")
+TRACEPOINT(cgroup_rmdir)
 int BPF_PROG(on_cgroup_rmdir, struct cgroup *group, const char *path)
 {
-	report_cgroup(group, path, EVENT_REMOVED);
+	report_cgroup(ctx, group, path, EVENT_REMOVED);
 	return 0;
 }

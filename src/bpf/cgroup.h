@@ -34,14 +34,14 @@ static __always_inline __u64 current_cgroup_id(void)
 	default:
 		return bpf_get_current_cgroup_id();
 	}
-	task = bpf_get_current_task_btf();
+	task = CURRENT_TASK();
 	groups = LOAD(task, cgroups);
 	states = (void *)groups + bpf_core_field_offset(struct css_set, subsys);
 	if (bpf_probe_read_kernel(&state, sizeof(state), states + place))
 		return 0;
 	group = LOAD(state, cgroup);
 	node = LOAD(group, kn);
-	return LOAD(node, id);
+	return NODE_NUMBER(node);
 }
 
 /* Without a filter this is no code at all. */

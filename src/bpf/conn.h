@@ -8,9 +8,6 @@
 #include "cgroup.h"
 #include "transport.h"
 
-/* Counts connections; the upper 56 bits of an id. Needs BPF_FETCH (5.12, 5ffa25502b5a). */
-__u64 conn_count __weak;
-
 static __always_inline void map_v4(__u8 *to, __u32 address)
 {
 	__builtin_memset(to, 0, 10);
@@ -24,7 +21,7 @@ static __always_inline __u32 inet_protocol(struct sock *sk)
 {
 	__u16 family = LOAD(sk, __sk_common.skc_family);
 
-	return family == AF_INET || family == AF_INET6 ? LOAD(sk, sk_protocol) : 0;
+	return family == AF_INET || family == AF_INET6 ? SOCK_PROTOCOL(sk) : 0;
 }
 
 static __always_inline bool is_tcp(struct sock *sk)
@@ -34,7 +31,7 @@ static __always_inline bool is_tcp(struct sock *sk)
 
 static __always_inline void read_tuple(struct socket_tuple *tuple, struct sock *sk)
 {
-	if (LOAD(sk, __sk_common.skc_family) == AF_INET6) {
+	if (LOAD(sk, __sk_common.skc_family) == AF_INET6 && bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
 		BPF_CORE_READ_INTO(&tuple->local, sk, __sk_common.skc_v6_rcv_saddr.in6_u.u6_addr8);
 		BPF_CORE_READ_INTO(&tuple->remote, sk, __sk_common.skc_v6_daddr.in6_u.u6_addr8);
 	} else {
@@ -51,12 +48,21 @@ static __always_inline void read_tuple(struct socket_tuple *tuple, struct sock *
 
 /*
  * The low byte is equal for both ends, so that they meet in one worker: a hash of the client's port, which they agree on even where
- * the server's address and port are rewritten on the way.
+ * the server's address and port are rewritten on the way. 0 if there is no number, which more than NUMBERS minting at once would take.
  */
 static __always_inline __u64 mint_id(__u16 port)
 {
+	__u64 number;
+	__u64 next;
+
+	if (bpf_map_pop_elem(&numbers, &number)) {
+		count(STAT_CONNS_FULL);
+		return 0;
+	}
+	next = number + NUMBERS;
+	bpf_map_push_elem(&numbers, &next, BPF_ANY);
 	port ^= port >> 8;
-	return (__sync_fetch_and_add(&conn_count, 1) + 1) << 8 | (port & 0xff);
+	return number << 8 | (port & 0xff);
 }
 
 static __always_inline void read_process(struct conn *conn)
@@ -69,6 +75,15 @@ static __always_inline void read_process(struct conn *conn)
 	bpf_get_current_comm(conn->comm, sizeof(conn->comm));
 	if (settings.filter_cgroups)
 		conn->flags |= CONN_FILTERED;
+}
+
+/*
+ * A thread of the kernel, such as io_uring had for what it could not do at
+ * once before 5.12 (3bfe6106693b): it has the memory of a process, not its name.
+ */
+static __always_inline bool works_for_another(void)
+{
+	return LOAD(CURRENT_TASK(), flags) & PF_KTHREAD;
 }
 
 /* Position 0 of each direction is the next byte that the program writes or reads. */
@@ -158,7 +173,7 @@ static __always_inline __u64 position_after(struct flow_state *flow, struct sock
 	return expected + unseen;
 }
 
-static __always_inline void announce(struct conn *conn)
+static __always_inline void announce(void *ctx, struct conn *conn)
 {
 	struct open_event *event = event_reserve(sizeof(*event), EVENT_OPEN);
 
@@ -175,11 +190,11 @@ static __always_inline void announce(struct conn *conn)
 	event->role = conn->role;
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
 	__builtin_memcpy(event->comm, conn->comm, sizeof(event->comm));
-	event_submit(event);
+	event_submit(ctx, event);
 	conn->flags |= CONN_ANNOUNCED;
 }
 
-static __always_inline void report_owner(const struct conn *conn)
+static __always_inline void report_owner(void *ctx, const struct conn *conn)
 {
 	struct owner_event *event = event_reserve(sizeof(*event), EVENT_OWNER);
 
@@ -190,7 +205,7 @@ static __always_inline void report_owner(const struct conn *conn)
 	event->header.tid = conn->tid;
 	event->cgroup_id = conn->cgroup_id;
 	__builtin_memcpy(event->comm, conn->comm, sizeof(event->comm));
-	event_submit(event);
+	event_submit(ctx, event);
 }
 
 #endif /* REMORA_CONN_H */

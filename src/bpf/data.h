@@ -8,22 +8,39 @@
 
 #include "conn.h"
 
-/* Where in user memory the bytes of a call are. */
-struct user_data {
-	__u64 base;  /* the buffer, or the first struct iovec */
-	__u64 count; /* 0: base is the buffer; else the number of iovecs */
-};
-
 /* How struct user_msghdr begins in user memory. What follows in it is not wanted, and would cost stack. */
 struct message_head {
 	__u64 name;
 	__u32 name_len;
 	__u32 _pad;
-	struct user_data data;
+	__u64 vector;
+	__u64 pieces;
 };
 
-/* The bytes of this call are not in user memory (sendfile, splice, io_uring): lengths only. */
-#define NO_USER_DATA ((struct user_data){ 0, 0 })
+/* Lengths only. */
+#define NO_USER_DATA ((struct user_data){ 0 })
+
+/* A call of the watched process that moved bytes through a TCP socket, now over. */
+struct call {
+#ifdef REMORA_PLAIN
+	void *ctx; /* what the program got */
+#endif
+	__u64 sk;
+	struct user_data data;
+	__u32 size;
+	__u32 behind; /* bytes of later calls that are reported together with this one */
+	__u8 sent;
+	__u8 _pad[7];
+};
+
+/* A global function takes no pointer to the argument of a program, but neither does the typed flavour need one. */
+#ifdef REMORA_PLAIN
+#define CALL_CTX(call) ((call)->ctx)
+#define SET_CTX(call, argument) ((call)->ctx = (argument))
+#else
+#define CALL_CTX(call) NULL
+#define SET_CTX(call, argument) ((void)(argument))
+#endif
 
 /* Not every receive takes bytes of the stream: looking ahead, the error queue, and urgent data, which has no place in it. */
 static __always_inline bool takes_bytes(__u32 flags)
@@ -31,21 +48,19 @@ static __always_inline bool takes_bytes(__u32 flags)
 	return !(flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE));
 }
 
-/* clang folds two clamps of one value into one that the verifier does not follow; the empty asm keeps them apart. */
-static __always_inline __u32 clamp_len(__u64 len, __u32 max)
+static __always_inline void set_vector(struct user_data *data, __u64 vector, __u64 pieces)
 {
-	if (len > max)
-		len = max;
-	asm volatile("" : "+r"(len));
-	if (len > max)
-		len = max;
-	return len;
+	data->base = vector;
+	data->pieces = pieces > IOVEC_MAX ? IOVEC_MAX : pieces;
 }
 
 static __always_inline void read_msghdr(struct user_data *data, __u64 header)
 {
+	__u64 vector[2] = {};
+
 	/* if it fails both are 0 */
-	bpf_probe_read_user(data, sizeof(*data), (void *)(header + offsetof(struct message_head, data)));
+	bpf_probe_read_user(vector, sizeof(vector), (void *)(header + offsetof(struct message_head, vector)));
+	set_vector(data, vector[0], vector[1]);
 }
 
 static __always_inline __u64 control_value(__u64 word, __u64 number, __u64 otherwise)
@@ -77,14 +92,22 @@ static __always_inline struct wish read_wish(const struct conn *conn, bool sent)
 	return wish;
 }
 
+/* A length from 1 to `max`, a power of two, so that the verifier sees it without another way through the program. */
+#define WITHIN(len, max) ((((len)-1) & ((max)-1)) + 1)
+
+static __always_inline long read_vector(void *to, __u32 size, __u64 from, bool in_kernel)
+{
+	return in_kernel ? bpf_probe_read_kernel(to, size, (void *)from) : bpf_probe_read_user(to, size, (void *)from);
+}
+
 /*
  * Copies the bytes of IOVEC_ROUND pieces behind those copied before, up to
- * `limit` in all. Returns 0 or a negative error. A global function, so that
+ * `limit` in all. Returns 0 or a negative error. A function of its own, so that
  * the verifier walks its loop once instead of once per caller; the running
  * total lives in memory, so that all paths through a round look alike to it
  * and it need not walk them all again in the next one.
  */
-__weak __noinline int gather_round(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
+GLOBAL_FUNCTION int gather_round(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
 {
 	volatile __u32 *total;
 	struct iovec *batch;
@@ -92,45 +115,81 @@ __weak __noinline int gather_round(struct scratch *scratch, __u64 base, __u64 pi
 
 	if (!scratch)
 		return -1;
-	total = &scratch->event.captured;
+	total = &scratch->gathered;
 	batch = scratch->batch;
 	for (i = 0; i < IOVEC_ROUND; i++) {
 		struct iovec *piece = &batch[i & (IOVEC_BATCH - 1)];
 		__u32 copied = *total;
-		__u32 len;
+		__u64 len;
 
 		if (i >= pieces || copied >= limit)
 			break;
 		if (piece == batch) {
-			__u64 left = (pieces - i) * sizeof(*piece);
-
-			if (bpf_probe_read_user(batch, clamp_len(left, sizeof(scratch->batch)),
-						(void *)(base + i * sizeof(*piece))))
+			len = (pieces - i) * sizeof(*piece);
+			if (len > sizeof(scratch->batch))
+				len = sizeof(scratch->batch);
+			if (read_vector(batch, WITHIN(len, sizeof(scratch->batch)), base + i * sizeof(*piece),
+					scratch->data.in_kernel))
 				return -1;
 		}
-		len = piece->iov_len > limit - copied ? limit - copied : piece->iov_len;
-		len = clamp_len(len, CAPTURE_MAX);
-		if (bpf_probe_read_user(scratch->payload + (copied & (CAPTURE_MAX - 1)), len, piece->iov_base))
+		len = piece->iov_len;
+		if (len > limit - copied)
+			len = limit - copied;
+		if (!len)
+			continue;
+		if (bpf_probe_read_user(scratch->payload + (copied & (CAPTURE_MAX - 1)), WITHIN(len, CAPTURE_MAX),
+					piece->iov_base))
 			return -1;
 		*total = copied + len;
 	}
 	return 0;
 }
 
+/* The first piece, of which a part belongs to an earlier call. Returns 0 or a negative error. */
+STEP int gather_rest(struct scratch *scratch)
+{
+	const struct user_data *data = &scratch->data;
+	__u32 limit = scratch->wanted;
+	struct iovec piece;
+	__u64 len;
+
+	if (read_vector(&piece, sizeof(piece), data->base, data->in_kernel) || piece.iov_len < data->skip)
+		return -1;
+	len = piece.iov_len - data->skip;
+	if (len > limit)
+		len = limit;
+	if (len && bpf_probe_read_user(scratch->payload, WITHIN(len, CAPTURE_MAX), piece.iov_base + data->skip))
+		return -1;
+	scratch->gathered = len;
+	return 0;
+}
+
 /*
- * Copies the first `limit` bytes of a scattered call. Returns how many there
+ * Copies the first `wanted` bytes of a scattered call. Returns how many there
  * are, or a negative error. A server of gRPC writes hundreds of pieces in one
  * call; what is not read of them loses the place in the stream.
  */
-__weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, __u32 limit)
+GLOBAL_FUNCTION int gather(struct scratch *scratch)
 {
 	volatile __u32 *total;
+	__u32 pieces;
+	__u32 limit;
 	__u32 done;
+	__u64 base;
 
 	if (!scratch)
 		return -1;
-	total = &scratch->event.captured;
+	total = &scratch->gathered;
 	*total = 0;
+	if (scratch->data.skip) {
+		if (gather_rest(scratch))
+			return -1;
+		scratch->data.base += sizeof(struct iovec);
+		scratch->data.pieces--;
+	}
+	base = scratch->data.base;
+	pieces = scratch->data.pieces;
+	limit = scratch->wanted;
 	for (done = 0; done < IOVEC_MAX; done += IOVEC_ROUND) {
 		if (done >= pieces || *total >= limit)
 			break;
@@ -140,30 +199,30 @@ __weak __noinline int gather(struct scratch *scratch, __u64 base, __u64 pieces, 
 	return *total;
 }
 
-/* As submit_flags, but looks at the ring only once in a while: its positions are shared with the reader and dear to read. */
-static __always_inline __u64 data_flags(struct scratch *scratch, __u32 length)
+/*
+ * Brings the bytes of a call into the scratch, at most `max`. Returns how many;
+ * sets EVENT_UNREAD in `flags` if there are none to be had.
+ */
+static __always_inline __u32 copy_payload(struct scratch *scratch, __u32 max, __u8 *flags)
 {
-	scratch->since_look += length;
-	if (reader_wake == WAKE_ON_BYTES && scratch->since_look < settings.wake_bytes >> WAKE_LOOK_LOG2)
-		return BPF_RB_NO_WAKEUP;
-	scratch->since_look = 0;
-	return submit_flags();
-}
+	int captured;
 
-static __always_inline void fill_data(struct data_event *event, const struct conn *conn, __u64 offset, __u32 size,
-				      __u32 captured, __u8 flags, __u64 pid_tgid)
-{
-	event->header.length = sizeof(*event) + captured;
-	event->header.kind = EVENT_DATA;
-	event->header.flags = flags;
-	event->header._pad = 0;
-	event->header.time_ns = bpf_ktime_get_ns();
-	event->header.connection_id = conn->id;
-	event->header.pid = pid_tgid >> 32;
-	event->header.tid = pid_tgid;
-	event->offset = offset;
-	event->size = size;
-	event->captured = captured;
+	if (!scratch->data.base) {
+		*flags |= EVENT_UNREAD;
+		return 0;
+	}
+	if (scratch->data.pieces) {
+		captured = gather(scratch);
+		if (captured >= 0)
+			return clamp_len(captured, max);
+	} else {
+		captured = clamp_len(scratch->wanted, max);
+		if (!bpf_probe_read_user(scratch->payload, captured, (void *)scratch->data.base))
+			return captured;
+	}
+	count(STAT_UNREAD);
+	*flags |= EVENT_UNREAD;
+	return 0;
 }
 
 /*
@@ -171,60 +230,41 @@ static __always_inline void fill_data(struct data_event *event, const struct con
  * verifier wants a constant size there, so the record's own length says how
  * much of it is used. False: not such a call, or no room.
  */
-static __always_inline bool emit_short(struct scratch *scratch, const struct conn *conn, __u64 offset, __u32 size,
-				       bool sent, const struct user_data *data, __u32 limit, __u64 pid_tgid)
+static __always_inline bool emit_short(struct scratch *scratch)
 {
-	__u32 captured = size < limit ? size : limit;
+	__u32 captured = scratch->wanted;
 	struct short_event *record;
 
-	if (captured > SHORT_MAX || !data->base || data->count)
+	if (!HAS_RING || captured > SHORT_MAX || !scratch->data.base || scratch->data.pieces)
 		return false;
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record)
 		return false;
-	if (bpf_probe_read_user(record->payload, clamp_len(captured, SHORT_MAX), (void *)data->base)) {
+	if (bpf_probe_read_user(record->payload, clamp_len(captured, SHORT_MAX), (void *)scratch->data.base)) {
 		/* emit_data tries again, and counts */
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return false;
 	}
-	fill_data(&record->event, conn, offset, size, captured, sent ? EVENT_SENT : 0, pid_tgid);
+	record->event = scratch->event;
+	record->event.header.length = sizeof(record->event) + captured;
+	record->event.captured = captured;
 	bpf_ringbuf_submit(record, data_flags(scratch, sizeof(*record)));
 	count(STAT_DATA);
 	return true;
 }
 
-static __always_inline void emit_data(struct scratch *scratch, const struct conn *conn, __u64 offset, __u32 size,
-				      bool sent, const struct user_data *data, __u32 limit, __u64 pid_tgid)
+/* Writes the record that the scratch describes. */
+STEP void emit_data(void *ctx, struct scratch *scratch)
 {
-	__u32 captured = clamp_len(size < limit ? size : limit, CAPTURE_MAX);
-	__u8 flags = sent ? EVENT_SENT : 0;
 	struct data_event *event = &scratch->event;
-	__u32 length;
+	__u32 captured;
 
-	if (!data->base) {
-		captured = 0;
-		flags |= EVENT_UNREAD;
-	} else if (data->count) {
-		int gathered = gather(scratch, data->base, data->count, captured);
-
-		if (gathered < 0) {
-			count(STAT_UNREAD);
-			flags |= EVENT_UNREAD;
-			gathered = 0;
-		}
-		captured = clamp_len(gathered, CAPTURE_MAX);
-	} else if (bpf_probe_read_user(scratch->payload, captured, (void *)data->base)) {
-		count(STAT_UNREAD);
-		flags |= EVENT_UNREAD;
-		captured = 0;
-	}
-	length = sizeof(*event) + captured;
-	fill_data(event, conn, offset, size, captured, flags, pid_tgid);
-	if (bpf_ringbuf_output(&events, scratch, clamp_len(length, sizeof(*event) + CAPTURE_MAX),
-			       data_flags(scratch, length)))
-		count(STAT_RING_FULL);
-	else
-		count(STAT_DATA);
+	if (emit_short(scratch))
+		return;
+	captured = copy_payload(scratch, CAPTURE_MAX, &event->header.flags);
+	event->header.length = sizeof(*event) + captured;
+	event->captured = captured;
+	event_output(ctx, scratch, event, clamp_len(sizeof(*event) + captured, sizeof(*event) + CAPTURE_MAX), false);
 }
 
 /*
@@ -267,13 +307,11 @@ static __noinline struct conn *adopt(struct sock *sk, __u32 size, bool sent)
 	return adopted;
 }
 
-/*
- * `size` bytes went through `sk`; the last of several such calls reported
- * together has `behind` 0, the others the bytes that follow them.
- */
-static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, bool sent, const struct user_data *data)
+/* Counts a call and describes its record. NULL if none is wanted. */
+STEP struct scratch *note_call(void *ctx, const struct call *call)
 {
-	__u64 key = (__u64)sk;
+	__u64 key = call->sk;
+	struct sock *sk = (struct sock *)call->sk;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 pid = pid_tgid >> 32;
 	struct scratch *scratch;
@@ -287,60 +325,79 @@ static __always_inline void on_data(struct sock *sk, __u32 size, __u32 behind, b
 	conn = bpf_map_lookup_elem(&conns, &key);
 	if (!conn) {
 		if (!pid_wanted(pid) || LOAD(sk, __sk_common.skc_state) == TCP_CLOSE)
-			return;
-		conn = adopt(sk, size + behind, sent);
+			return NULL;
+		conn = adopt(sk, call->size + call->behind, call->sent);
 		if (!conn)
-			return;
+			return NULL;
 	}
 	/* one test where there is no filter; user space may only now have learnt whose group it is */
 	if (conn->flags & (CONN_IGNORED | CONN_FILTERED)) {
 		if (conn->flags & CONN_IGNORED)
-			return;
+			return NULL;
 		if (cgroup_ignored(conn->cgroup_id)) {
 			conn->flags |= CONN_IGNORED;
-			return;
+			return NULL;
 		}
 	}
 	/* TCP Fast Open: data before there is a connection */
 	if (!conn->id) {
 		count(STAT_UNREAD);
-		return;
+		return NULL;
 	}
 	known = conn->flags & CONN_ANNOUNCED;
 	/* a client's process is known, but not yet judged */
 	if ((conn->pid != pid || !known) && !pid_wanted(pid))
-		return;
-	if (conn->pid != pid) {
+		return NULL;
+	if (conn->pid != pid && !(conn->pid && works_for_another())) {
 		read_process(conn);
 		if (cgroup_ignored(conn->cgroup_id)) {
 			conn->flags |= CONN_IGNORED;
-			return;
+			return NULL;
 		}
 		if (known)
-			report_owner(conn);
+			report_owner(ctx, conn);
 	}
 	if (!known)
-		announce(conn);
+		announce(ctx, conn);
 
-	flow = sent ? &conn->flows[1] : &conn->flows[0];
-	end = position_after(flow, sk, size + behind, sent) - behind;
+	flow = call->sent ? &conn->flows[1] : &conn->flows[0];
+	end = position_after(flow, sk, call->size + call->behind, call->sent) - call->behind;
 	flow->position = end;
 	flow->calls++;
 	read_quality(conn, sk);
 	if (conn->flags & CONN_QUIET)
-		return;
-	wish = read_wish(conn, sent);
+		return NULL;
+	wish = read_wish(conn, call->sent);
 	/* the call that reaches the position of interest is reported: it tells when the part before it was over */
 	if (end < wish.from || wish.from == CONTROL_NEVER) {
 		count(STAT_COUNTED);
-		return;
+		return NULL;
 	}
 	cpu = bpf_get_smp_processor_id();
 	scratch = bpf_map_lookup_elem(&scratches, &cpu);
 	if (!scratch)
-		return;
-	if (!emit_short(scratch, conn, end - size, size, sent, data, wish.limit, pid_tgid))
-		emit_data(scratch, conn, end - size, size, sent, data, wish.limit, pid_tgid);
+		return NULL;
+	scratch->event.header.kind = EVENT_DATA;
+	scratch->event.header.flags = call->sent ? EVENT_SENT : 0;
+	scratch->event.header._pad = 0;
+	scratch->event.header.time_ns = bpf_ktime_get_ns();
+	scratch->event.header.connection_id = conn->id;
+	scratch->event.header.pid = pid;
+	scratch->event.header.tid = pid_tgid;
+	scratch->event.offset = end - call->size;
+	scratch->event.size = call->size;
+	scratch->data = call->data;
+	scratch->wanted = call->size < wish.limit ? call->size : wish.limit;
+	return scratch;
+}
+
+/* The core: a call is over. */
+static __always_inline void on_data(void *ctx, const struct call *call)
+{
+	struct scratch *scratch = note_call(ctx, call);
+
+	if (scratch)
+		emit_data(ctx, scratch);
 }
 
 #endif /* REMORA_DATA_H */

@@ -21,7 +21,7 @@ static __always_inline void on_connect(struct sock *sk)
 }
 
 /* The three-way handshake is over on the client. Often in interrupt context: the current task is anyone. */
-static __always_inline void on_connected(struct sock *sk)
+static __always_inline void on_connected(void *ctx, struct sock *sk)
 {
 	__u64 key = (__u64)sk;
 	__u64 now = bpf_ktime_get_ns();
@@ -37,7 +37,7 @@ static __always_inline void on_connected(struct sock *sk)
 	if (!conn_wanted(conn) || cgroup_ignored(conn->cgroup_id))
 		conn->flags |= CONN_IGNORED;
 	else if (pid_wanted(conn->pid))
-		announce(conn);
+		announce(ctx, conn);
 }
 
 /* The same on the server: the socket has no process yet, so its open event waits for its first data, or its end. */
@@ -57,7 +57,7 @@ static __always_inline void on_accepted(struct sock *sk)
 		count(STAT_CONNS_FULL);
 }
 
-static __always_inline void report_failure(struct conn *conn, struct sock *sk)
+static __always_inline void report_failure(void *ctx, struct conn *conn, struct sock *sk)
 {
 	struct fail_event *event;
 
@@ -77,7 +77,7 @@ static __always_inline void report_failure(struct conn *conn, struct sock *sk)
 	event->error = LOAD(sk, sk_err);
 	event->_pad = 0;
 	__builtin_memcpy(event->comm, conn->comm, sizeof(event->comm));
-	event_submit(event);
+	event_submit(ctx, event);
 }
 
 static __always_inline __u8 close_reason(const struct conn *conn, __u32 error)
@@ -93,7 +93,7 @@ static __always_inline __u8 close_reason(const struct conn *conn, __u32 error)
 	return CLOSE_ABORT;
 }
 
-static __always_inline void report_close(struct conn *conn, struct sock *sk)
+static __always_inline void report_close(void *ctx, struct conn *conn, struct sock *sk)
 {
 	struct close_event *event;
 
@@ -103,7 +103,7 @@ static __always_inline void report_close(struct conn *conn, struct sock *sk)
 		/* accepted, or connected before a filter matched, and never spoken */
 		if (settings.filter_pids)
 			return;
-		announce(conn);
+		announce(ctx, conn);
 	}
 	read_quality(conn, sk);
 	/* what was spliced out of the socket last has passed no hook */
@@ -125,11 +125,11 @@ static __always_inline void report_close(struct conn *conn, struct sock *sk)
 	event->error = conn->error ?: LOAD(sk, sk_err);
 	event->reason = close_reason(conn, event->error);
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
-	event_submit(event);
+	event_submit(ctx, event);
 }
 
 /* TCP is done with the connection. The program may still have data to read from the socket. */
-static __always_inline void on_closed(struct sock *sk, int old_state)
+static __always_inline void on_closed(void *ctx, struct sock *sk, int old_state)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	__u64 key = (__u64)sk;
@@ -138,7 +138,7 @@ static __always_inline void on_closed(struct sock *sk, int old_state)
 	if (!conn)
 		return;
 	if (old_state == TCP_SYN_SENT) {
-		report_failure(conn, sk);
+		report_failure(ctx, conn, sk);
 		bpf_map_delete_elem(&conns, &key);
 		return;
 	}
@@ -147,11 +147,11 @@ static __always_inline void on_closed(struct sock *sk, int old_state)
 		conn->error = LOAD(sk, sk_err);
 		return;
 	}
-	report_close(conn, sk);
+	report_close(ctx, conn, sk);
 	bpf_map_delete_elem(&conns, &key);
 }
 
-static __always_inline void report_listen(struct sock *sk, __u8 flags)
+static __always_inline void report_listen(void *ctx, struct sock *sk, __u8 flags)
 {
 	struct listen_event *event;
 	struct conn conn = {};
@@ -168,10 +168,10 @@ static __always_inline void report_listen(struct sock *sk, __u8 flags)
 	read_tuple(&event->tuple, sk);
 	event->cgroup_id = conn.cgroup_id;
 	__builtin_memcpy(event->comm, conn.comm, sizeof(event->comm));
-	event_submit(event);
+	event_submit(ctx, event);
 }
 
-SEC("tp_btf/inet_sock_set_state")
+TRACEPOINT(inet_sock_set_state)
 int BPF_PROG(on_set_state, struct sock *sk, int old_state, int new_state)
 {
 	__u64 key = (__u64)sk;
@@ -185,7 +185,7 @@ int BPF_PROG(on_set_state, struct sock *sk, int old_state, int new_state)
 		break;
 	case TCP_ESTABLISHED:
 		if (old_state == TCP_SYN_SENT)
-			on_connected(sk);
+			on_connected(ctx, sk);
 		else
 			on_accepted(sk);
 		break;
@@ -196,20 +196,20 @@ int BPF_PROG(on_set_state, struct sock *sk, int old_state, int new_state)
 			conn->first_fin = new_state == TCP_FIN_WAIT1 ? FIN_LOCAL : FIN_REMOTE;
 		break;
 	case TCP_LISTEN:
-		report_listen(sk, 0);
+		report_listen(ctx, sk, 0);
 		break;
 	case TCP_CLOSE:
 		if (old_state == TCP_LISTEN)
-			report_listen(sk, EVENT_CLOSED);
+			report_listen(ctx, sk, EVENT_CLOSED);
 		else
-			on_closed(sk, old_state);
+			on_closed(ctx, sk, old_state);
 		break;
 	}
 	return 0;
 }
 
 /* The socket's end, where every TCP socket passes: whatever is still in the table goes here. */
-SEC("tp_btf/tcp_destroy_sock")
+TRACEPOINT(tcp_destroy_sock)
 int BPF_PROG(on_destroy, struct sock *sk)
 {
 	__u64 key = (__u64)sk;
@@ -218,7 +218,7 @@ int BPF_PROG(on_destroy, struct sock *sk)
 	if (!conn)
 		return 0;
 	if (conn->id)
-		report_close(conn, sk);
+		report_close(ctx, conn, sk);
 	bpf_map_delete_elem(&conns, &key);
 	return 0;
 }

@@ -97,7 +97,12 @@ struct {
 	__type(value, struct udp_socket);
 } udp_sockets __weak SEC(".maps");
 
-/* Records of events.h. Written by all hooks, read by the drain thread. */
+/*
+ * Records of events.h. Written by all hooks, read by the drain thread. Where
+ * the kernel has no ring buffer (before 5.8, 457f44363a88), or user space
+ * wants it so, it is a perf buffer for each CPU: user space changes the type
+ * before it loads.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 8 << 20);
@@ -128,15 +133,34 @@ struct {
 	__type(value, struct capture_wish);
 } wishes __weak SEC(".maps");
 
-/* The most that a record carries of one datagram; it is reserved whole. Most questions and answers fit into the short one. */
+/*
+ * The numbers of the next connections, the upper 56 bits of an id. Whoever
+ * takes one puts the one NUMBERS further back, so each is given out once,
+ * without atomic operations that have a result (5.12). Filled by user space.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, NUMBERS);
+	__type(value, __u64);
+} numbers __weak SEC(".maps");
+
+/* The most that a record carries of one datagram. A power of two. */
 #define DATAGRAM_MAX 4096
-#define DATAGRAM_SHORT 128
 
 /* A data record as it is reserved in the ring for a short call. */
 #define SHORT_MAX 512
 struct short_event {
 	struct data_event event;
 	__u8 payload[SHORT_MAX];
+};
+
+/* Where in user memory the bytes of a call are. */
+struct user_data {
+	__u64 base; /* the buffer, or the first struct iovec; 0: not in user memory (sendfile, splice, a kernel thread) */
+	__u16 pieces;	/* 0: base is the buffer; else the number of iovecs */
+	__u8 in_kernel; /* the iovecs are in kernel memory */
+	__u8 _pad;
+	__u32 skip; /* bytes of the first piece that are not of this call */
 };
 
 /*
@@ -149,12 +173,21 @@ struct short_event {
  * verifier bounds offset and length one by one.
  */
 struct scratch {
-	struct data_event event;
-	__u8 payload[2 * CAPTURE_MAX];
+	union {
+		struct datagram_event datagram;
+		struct {
+			__u8 _ahead[sizeof(struct datagram_event) - sizeof(struct data_event)];
+			struct data_event event;
+		};
+	};
+	__u8 payload[2 * CAPTURE_MAX];	 /* behind the record of either kind */
 	struct conn adopted;		 /* a connection before it is in `conns` */
 	struct iovec batch[IOVEC_BATCH]; /* of a scattered or gathered call, as many as are read at a time */
+	struct user_data data;		 /* where the bytes of the record are */
+	__u32 wanted;			 /* so many of them */
+	__u32 gathered;			 /* bytes of a scattered call copied so far */
 	__u32 since_look;		 /* bytes written since the ring's fill was looked at */
-	__u32 _pad;
+	__u32 hurry;			 /* the reader is to be woken at once */
 };
 
 struct {
@@ -227,6 +260,36 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } stats __weak SEC(".maps");
+
+#ifdef REMORA_PLAIN
+
+/*
+ * Key: how many records are being written on this CPU. A record of a perf
+ * buffer is put together here before it is copied. A program that interrupts
+ * another takes the next place.
+ */
+#define STAGES 4
+#define STAGE_SIZE 1088
+struct stage {
+	__u8 record[STAGE_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, STAGES);
+	__type(key, __u32);
+	__type(value, struct stage);
+} stages __weak SEC(".maps");
+
+/* Key: 0. Records that are being written on this CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} staged __weak SEC(".maps");
+
+#endif
 
 static __always_inline void count(__u32 stat)
 {

@@ -6,7 +6,7 @@
 #include "cgroup.h"
 #include "transport.h"
 
-SEC("tp_btf/sched_process_exec")
+TRACEPOINT(sched_process_exec)
 int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -22,11 +22,11 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	__builtin_memset(event->argv0, 0, sizeof(event->argv0));
 	bpf_probe_read_kernel_str(event->filename, sizeof(event->filename), BPF_CORE_READ(bprm, filename));
 	bpf_probe_read_user_str(event->argv0, sizeof(event->argv0), (void *)BPF_CORE_READ(task, mm, arg_start));
-	event_submit(event);
+	event_submit(ctx, event);
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
+TRACEPOINT(sched_process_exit)
 int BPF_PROG(on_exit, struct task_struct *task)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -39,25 +39,25 @@ int BPF_PROG(on_exit, struct task_struct *task)
 		return 0;
 	event->header.pid = pid_tgid >> 32;
 	event->header.tid = pid_tgid;
-	event_submit(event);
+	event_submit(ctx, event);
 	return 0;
 }
 
-SEC("tp_btf/sched_process_fork")
+TRACEPOINT(sched_process_fork)
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct fork_event *event;
 
-	if (child->pid != child->tgid)
+	if (ARGUMENT(child, pid) != ARGUMENT(child, tgid))
 		return 0; /* a thread */
 	event = event_reserve(sizeof(*event), EVENT_FORK);
 	if (!event)
 		return 0;
-	event->header.pid = parent->tgid;
-	event->header.tid = parent->pid;
-	event->child = child->tgid;
+	event->header.pid = ARGUMENT(parent, tgid);
+	event->header.tid = ARGUMENT(parent, pid);
+	event->child = ARGUMENT(child, tgid);
 	event->_pad = 0;
-	event_submit(event);
+	event_submit(ctx, event);
 	return 0;
 }
 

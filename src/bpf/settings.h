@@ -5,18 +5,32 @@
 
 /* Most bytes of one call that a record can carry. A power of two. */
 #define CAPTURE_MAX 32768
-/* Most pieces of one scattered or gathered call that are read; as many as the kernel takes (UIO_MAXIOV). */
+/*
+ * Most pieces of one scattered or gathered call that are read: as many as the
+ * kernel takes (UIO_MAXIOV), or fewer in the plain flavour, whose functions the
+ * verifier walks again for each caller and each turn of a caller's loop.
+ */
+#ifdef REMORA_PLAIN
+#define IOVEC_MAX 32
+#else
 #define IOVEC_MAX 1024
+#endif
 /* Of these so many are read by one call of a function that the verifier walks by itself. */
 #define IOVEC_ROUND 32
 /* And of those so many are read at a time. A power of two. */
 #define IOVEC_BATCH 8
 /* A CPU looks at the ring's fill after 1/2^n of wake_bytes. */
 #define WAKE_LOOK_LOG2 3
-/* Most messages of one recvmmsg or sendmmsg that are read. */
+/* Numbers of connections under way to be given out: more than programs can run at once. */
+#define NUMBERS 1024
+/* Most messages of one recvmmsg or sendmmsg that are read, and of datagrams, of which each must be read: none tells what the others said. */
+#ifdef REMORA_PLAIN
 #define MMSG_MAX 16
-/* The same for datagrams, of which each must be read: none tells what the others said. */
+#define MMSG_DATAGRAMS_MAX 8
+#else
+#define MMSG_MAX 16
 #define MMSG_DATAGRAMS_MAX 64
+#endif
 /* Slots of the capture control table. A power of two. */
 #define CONTROL_SLOTS_LOG2 14
 #define CONTROL_SLOTS (1 << CONTROL_SLOTS_LOG2)
@@ -62,9 +76,12 @@ struct settings {
 	__u32 capture_len;	/* bytes captured of each call until user space says otherwise, <= CAPTURE_MAX */
 	__u32 cgroup_hierarchy; /* number of the controller's hierarchy; 0: version 2 */
 	__u64 wake_bytes;	/* waiting bytes in the ring that wake a sleeping reader */
+	__u8 perf_buffer;	/* `events` is a perf buffer although the kernel has ring buffers */
+	__u8 recv_nonblock; /* functions that receive have an argument `nonblock` before `flags` (before 5.19, ec095263a965) */
+	__u8 _pad[6];
 };
 
-const volatile struct settings settings __weak = {
+const volatile struct settings settings __weak SEC(".rodata.settings") = {
 	.watch_client = 1,
 	.watch_server = 1,
 	.capture_len = CAPTURE_MAX,

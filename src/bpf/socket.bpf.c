@@ -3,14 +3,15 @@
  * Hook family `socket`: the tracepoints sock_send_length and sock_recv_length
  * (6.3, 6e6eda44b939). They fire once a send or receive with the socket and
  * the result; where the bytes are in user memory is told by the registers of
- * the running system call. Other system calls pay nothing.
+ * the running system call. Other system calls pay nothing. The kernel
+ * must have BTF of its own in either flavour, for the task's registers.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 #include "udp.h"
 
 /* Bytes that a gathered call was given. Global, so that the verifier walks the loop once. */
-__weak __noinline __u64 total_len(__u64 base, __u64 pieces)
+GLOBAL_FUNCTION __u64 total_len(__u64 base, __u64 pieces)
 {
 	__u64 total = 0;
 	__u32 i;
@@ -67,7 +68,7 @@ static __always_inline void read_mmsg(struct user_data *data, struct pt_regs *re
 	if (!last) {
 		read_msghdr(data, now.vector + now.next * sizeof(struct mmsghdr));
 		/* a stream's sendmmsg ends with the first message that did not go out whole */
-		last = sent && (__u64)size < total_len(data->base, data->count);
+		last = sent && (__u64)size < total_len(data->base, data->pieces);
 	}
 	keep_progress(&now, regs, tid, last);
 }
@@ -79,8 +80,7 @@ static __always_inline void locate(struct user_data *data, struct pt_regs *regs,
 	if (nr == (sent ? NR_WRITE : NR_READ) || nr == (sent ? NR_SENDTO : NR_RECVFROM)) {
 		data->base = SYSCALL_ARG2(regs);
 	} else if (nr == (sent ? NR_WRITEV : NR_READV)) {
-		data->base = SYSCALL_ARG2(regs);
-		data->count = SYSCALL_ARG3(regs);
+		set_vector(data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
 	} else if (nr == (sent ? NR_SENDMSG : NR_RECVMSG)) {
 		read_msghdr(data, SYSCALL_ARG2(regs));
 	} else if (nr == (sent ? NR_SENDMMSG : NR_RECVMMSG)) {
@@ -97,13 +97,12 @@ static __always_inline void locate_datagram(struct datagram_call *call, struct p
 	__u64 nr = SYSCALL_NR(regs);
 
 	if (nr == (sent ? NR_WRITE : NR_READ) || nr == (sent ? NR_SENDTO : NR_RECVFROM)) {
-		call->message.data.base = SYSCALL_ARG2(regs);
+		call->data.base = SYSCALL_ARG2(regs);
 		call->room = clamp_len(SYSCALL_ARG3(regs), call->size);
 		if (nr == NR_SENDTO)
-			call->message.name = SYSCALL_ARG5(regs);
+			call->name = SYSCALL_ARG5(regs);
 	} else if (nr == (sent ? NR_WRITEV : NR_READV)) {
-		call->message.data.base = SYSCALL_ARG2(regs);
-		call->message.data.count = SYSCALL_ARG3(regs);
+		set_vector(&call->data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
 	} else if (nr == (sent ? NR_SENDMSG : NR_RECVMSG)) {
 		read_datagram_header(call, SYSCALL_ARG2(regs), sent);
 	} else if (nr == (sent ? NR_SENDMMSG : NR_RECVMMSG)) {
@@ -118,43 +117,58 @@ static __always_inline void locate_datagram(struct datagram_call *call, struct p
 	}
 }
 
+static __always_inline struct pt_regs *callers_registers(void)
+{
+	return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+}
+
+/* NULL for a socket of the kernel's own, with a file or without: the registers are of a call that has nothing to do with it. */
+static __always_inline struct file *program_file(struct sock *sk)
+{
+	struct socket *socket = ARGUMENT(sk, sk_socket);
+
+	if (!socket || SOCK_OF_KERNEL(sk))
+		return NULL;
+	return ARGUMENT(socket, file);
+}
+
 /* Of its own, so that it adds nothing to what TCP costs. */
-static __noinline int on_udp(struct sock *sk, int size, int flags, bool sent)
+static __noinline int on_udp(void *ctx, struct sock *sk, int size, int flags, bool sent)
 {
 	struct datagram_call call = { .sk = (__u64)sk, .size = size, .sent = sent };
-	struct socket *socket = sk->sk_socket;
+	struct file *file = program_file(sk);
+	struct inode *inode;
 
-	if (!socket || !socket->file || BPF_CORE_READ_BITFIELD(sk, sk_kern_sock))
+	if (!file)
 		return 0;
-	call.inode = socket->file->f_inode->i_ino;
-	locate_datagram(&call, (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()), size, sent);
+	inode = ARGUMENT(file, f_inode);
+	call.inode = ARGUMENT(inode, i_ino);
+	SET_CTX(&call, ctx);
+	locate_datagram(&call, callers_registers(), size, sent);
 	if (size > 0 && (sent || takes_bytes(flags)))
 		on_datagram(&call);
 	return 0;
 }
 
-static __always_inline void on_socket(struct sock *sk, int size, int flags, bool sent)
+static __always_inline void on_socket(void *ctx, struct sock *sk, int size, int flags, bool sent)
 {
-	struct user_data data = NO_USER_DATA;
+	struct call call = { .sk = (__u64)sk, .size = size, .sent = sent };
 	__u32 protocol = inet_protocol(sk);
-	struct socket *socket;
 
 	if (protocol != IPPROTO_TCP) {
 		if (protocol == IPPROTO_UDP)
-			on_udp(sk, size, flags, sent);
+			on_udp(ctx, sk, size, flags, sent);
 		return;
 	}
-	/* a socket of the kernel's own, with a file or without: the registers are of a call that has nothing to do with it */
-	socket = sk->sk_socket;
-	if (!socket || !socket->file || BPF_CORE_READ_BITFIELD(sk, sk_kern_sock))
+	if (!program_file(sk))
 		return;
-	locate(&data, (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf()), size, sent);
+	locate(&call.data, callers_registers(), size, sent);
 	if (size <= 0 || (!sent && !takes_bytes(flags)))
 		return;
 	/* bytes are thrown away, the buffer is not touched */
 	if (!sent && flags & MSG_TRUNC)
-		data = NO_USER_DATA;
-	on_data(sk, size, 0, sent, &data);
+		call.data = NO_USER_DATA;
+	on_data(ctx, &call);
 }
 
 /*
@@ -162,36 +176,37 @@ static __always_inline void on_socket(struct sock *sk, int size, int flags, bool
  * whenever a program took bytes out of the receive queue. Every receive fires
  * it, so all others must leave at once.
  */
-SEC("tp_btf/tcp_rcv_space_adjust")
+TRACEPOINT(tcp_rcv_space_adjust)
 int BPF_PROG(on_taken, struct sock *sk)
 {
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct user_data data = NO_USER_DATA;
-	__u64 key = (__u64)sk;
+	struct pt_regs *regs = callers_registers();
+	struct call call = { .sk = (__u64)sk };
 	struct conn *conn;
 	__s32 size;
 
 	if (SYSCALL_NR(regs) != NR_SPLICE)
 		return 0;
-	conn = bpf_map_lookup_elem(&conns, &key);
+	conn = bpf_map_lookup_elem(&conns, &call.sk);
 	if (!conn)
 		return 0;
 	size = sequence_of(sk, false) - (conn->flows[0].base + (__u32)conn->flows[0].position);
-	if (size > 0)
-		on_data(sk, size, 0, false, &data);
+	if (size <= 0)
+		return 0;
+	call.size = size;
+	on_data(ctx, &call);
 	return 0;
 }
 
-SEC("tp_btf/sock_send_length")
+TRACEPOINT(sock_send_length)
 int BPF_PROG(on_sock_send, struct sock *sk, int size, int flags)
 {
-	on_socket(sk, size, flags, true);
+	on_socket(ctx, sk, size, flags, true);
 	return 0;
 }
 
-SEC("tp_btf/sock_recv_length")
+TRACEPOINT(sock_recv_length)
 int BPF_PROG(on_sock_recv, struct sock *sk, int size, int flags)
 {
-	on_socket(sk, size, flags, false);
+	on_socket(ctx, sk, size, flags, false);
 	return 0;
 }

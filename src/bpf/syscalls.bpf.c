@@ -19,7 +19,7 @@ struct found {
 static __always_inline struct found find_socket(__u32 fd)
 {
 	struct found found = {};
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = CURRENT_TASK();
 	struct files_struct *files;
 	struct file **descriptors;
 	struct socket *socket;
@@ -49,42 +49,49 @@ static __always_inline struct found find_socket(__u32 fd)
 	return found;
 }
 
-/* The core as a global function: the verifier walks it once, not once per system call and message. */
-__weak __noinline int on_call(__u64 sk, __u32 size, __u32 behind, bool sent, struct user_data *data)
+/* The core as a function: the verifier walks it once, not once per system call and message. */
+GLOBAL_FUNCTION int on_call(const struct call *call)
 {
-	if (data)
-		on_data((struct sock *)sk, size, behind, sent, data);
+	if (call)
+		on_data(CALL_CTX(call), call);
 	return 0;
 }
 
-/* The messages of recvmmsg or sendmmsg that went through; each has its own length. */
-__weak __noinline int on_mmsg(__u64 sk, __u64 vector, __u32 messages, bool sent)
+static __always_inline __u32 message_len(__u64 header)
 {
-	__u32 behind = 0;
-	__u32 size;
+	__u32 size = 0;
+
+	bpf_probe_read_user(&size, sizeof(size), (void *)(header + offsetof(struct mmsghdr, msg_len)));
+	return size;
+}
+
+/* The messages of recvmmsg or sendmmsg that went through; each has its own length. */
+GLOBAL_FUNCTION int on_mmsg(struct call *call, __u64 vector, __u32 messages)
+{
 	__u32 i;
 
-	for (i = 0; i < MMSG_MAX; i++) {
-		if (i >= messages)
-			break;
-		if (!bpf_probe_read_user(&size, sizeof(size),
-					 (void *)(vector + i * sizeof(struct mmsghdr) +
-						  offsetof(struct mmsghdr, msg_len))))
-			behind += size;
-	}
-	for (i = 0; i < MMSG_MAX; i++) {
-		struct user_data data = NO_USER_DATA;
+	if (!call)
+		return 0;
+	for (i = 0; i < MMSG_MAX && i < messages; i++)
+		call->behind += message_len(vector + i * sizeof(struct mmsghdr));
+#ifdef REMORA_PLAIN
+	/* lengths only: the verifier would walk the core once more for each message */
+	call->size = call->behind;
+	call->behind = 0;
+	on_call(call);
+#else
+	for (i = 0; i < MMSG_MAX && i < messages; i++) {
 		__u64 header = vector + i * sizeof(struct mmsghdr);
 
-		if (i >= messages)
-			break;
-		if (bpf_probe_read_user(&size, sizeof(size), (void *)(header + offsetof(struct mmsghdr, msg_len))) ||
-		    !size)
+		call->size = message_len(header);
+		if (!call->size)
 			continue;
-		behind -= size;
-		read_msghdr(&data, header);
-		on_call(sk, size, behind, sent, &data);
+		call->behind -= call->size;
+		call->data = NO_USER_DATA;
+		read_msghdr(&call->data, header);
+		on_call(call);
 	}
+#endif
 	return 0;
 }
 
@@ -96,30 +103,31 @@ static __noinline __u64 find_tcp(__u32 fd)
 	return found.protocol == IPPROTO_TCP ? found.sk : 0;
 }
 
-static __always_inline void on_lengths(__u32 fd, __u32 size, bool sent)
+/* Of splice one end is a pipe. */
+static __always_inline void find_spliced(struct call *call, struct pt_regs *regs)
 {
-	struct user_data data = NO_USER_DATA;
-	__u64 sk = find_tcp(fd);
-
-	if (sk)
-		on_call(sk, size, 0, sent, &data);
+	call->sk = find_tcp(SYSCALL_ARG1(regs));
+	if (call->sk)
+		return;
+	call->sk = find_tcp(SYSCALL_ARG3(regs));
+	call->sent = true;
 }
 
 /* The datagrams of recvmmsg or sendmmsg that went through. */
-__weak __noinline int on_datagrams(__u64 sk, __u64 inode, __u64 vector, __u32 messages, bool sent)
+GLOBAL_FUNCTION int on_datagrams(struct datagram_call *call, __u64 vector, __u32 messages)
 {
 	__u32 i;
 
+	if (!call)
+		return 0;
 	for (i = 0; i < MMSG_DATAGRAMS_MAX && i < messages; i++) {
-		struct datagram_call call = { .sk = sk, .inode = inode, .sent = sent };
 		__u64 header = vector + i * sizeof(struct mmsghdr);
 
-		if (bpf_probe_read_user(&call.size, sizeof(call.size),
-					(void *)(header + offsetof(struct mmsghdr, msg_len))) ||
-		    !call.size)
+		call->size = message_len(header);
+		if (!call->size)
 			continue;
-		read_datagram_header(&call, header, true);
-		on_datagram(&call);
+		read_datagram_header(call, header, true);
+		on_datagram(call);
 	}
 	for (; i < messages && i < 1024 /* UIO_MAXIOV */; i++)
 		count(STAT_UNREAD);
@@ -127,44 +135,50 @@ __weak __noinline int on_datagrams(__u64 sk, __u64 inode, __u64 vector, __u32 me
 }
 
 /* Of its own, so that it takes no stack from the others. */
-static __noinline void on_udp(__u64 sk, __u64 inode, struct pt_regs *regs, __u32 size, bool sent)
+static __noinline void on_udp(void *ctx, const struct found *found, struct pt_regs *regs, __u32 size, bool sent)
 {
-	struct datagram_call call = { .sk = sk, .inode = inode, .size = size, .sent = sent };
+	struct datagram_call call = { .sk = found->sk, .inode = found->inode, .size = size, .sent = sent };
 
+	SET_CTX(&call, ctx);
 	switch (SYSCALL_NR(regs)) {
+	case NR_SENDMMSG:
+	case NR_RECVMMSG:
+		on_datagrams(&call, SYSCALL_ARG2(regs), size);
+		return;
 	case NR_SENDMSG:
 	case NR_RECVMSG:
 		read_datagram_header(&call, SYSCALL_ARG2(regs), true);
 		break;
 	case NR_SENDTO:
 	case NR_RECVFROM:
-		call.message.name = SYSCALL_ARG5(regs);
+		call.name = SYSCALL_ARG5(regs);
 		/* fallthrough */
 	case NR_READ:
 	case NR_WRITE:
-		call.message.data.base = SYSCALL_ARG2(regs);
+		call.data.base = SYSCALL_ARG2(regs);
 		call.room = clamp_len(SYSCALL_ARG3(regs), size);
 		break;
 	default:
-		call.message.data.base = SYSCALL_ARG2(regs);
-		call.message.data.count = SYSCALL_ARG3(regs);
+		set_vector(&call.data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
 		break;
 	}
 	on_datagram(&call);
 }
 
-SEC("tp_btf/sys_exit")
+TRACEPOINT(sys_exit)
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
-	struct user_data data = NO_USER_DATA;
-	__u64 nr = SYSCALL_NR(regs);
+	struct call call = {};
 	bool sent = false;
-	__u64 flags = 0;
 	struct found found;
-	__u64 sk;
+	__u64 flags = 0;
+	__u64 nr;
 
 	if (ret <= 0)
 		return 0;
+	nr = SYSCALL_NR(regs);
+	SET_CTX(&call, ctx);
+	call.size = ret;
 	switch (nr) {
 	case NR_WRITE:
 	case NR_SENDTO:
@@ -184,12 +198,12 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		flags = SYSCALL_ARG3(regs);
 		break;
 	case NR_SENDFILE:
-		on_lengths(SYSCALL_ARG1(regs), ret, true);
-		return 0;
+		call.sk = find_tcp(SYSCALL_ARG1(regs));
+		call.sent = true;
+		goto lengths;
 	case NR_SPLICE:
-		on_lengths(SYSCALL_ARG1(regs), ret, false);
-		on_lengths(SYSCALL_ARG3(regs), ret, true);
-		return 0;
+		find_spliced(&call, regs);
+		goto lengths;
 	default:
 		return 0;
 	}
@@ -197,36 +211,34 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		return 0;
 	found = find_socket(SYSCALL_ARG1(regs));
 	if (found.protocol != IPPROTO_TCP) {
-		if (found.protocol != IPPROTO_UDP)
-			return 0;
-		if (nr == NR_SENDMMSG || nr == NR_RECVMMSG)
-			on_datagrams(found.sk, found.inode, SYSCALL_ARG2(regs), ret, sent);
-		else
-			on_udp(found.sk, found.inode, regs, ret, sent);
+		if (found.protocol == IPPROTO_UDP)
+			on_udp(ctx, &found, regs, ret, sent);
 		return 0;
 	}
-	sk = found.sk;
+	call.sk = found.sk;
+	call.sent = sent;
 	switch (nr) {
 	case NR_SENDMMSG:
 	case NR_RECVMMSG:
-		on_mmsg(sk, SYSCALL_ARG2(regs), ret, sent);
+		on_mmsg(&call, SYSCALL_ARG2(regs), ret);
 		return 0;
 	case NR_SENDMSG:
 	case NR_RECVMSG:
-		read_msghdr(&data, SYSCALL_ARG2(regs));
+		read_msghdr(&call.data, SYSCALL_ARG2(regs));
 		break;
 	case NR_READV:
 	case NR_WRITEV:
-		data.count = SYSCALL_ARG3(regs);
-		data.base = SYSCALL_ARG2(regs);
+		set_vector(&call.data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
 		break;
 	default:
-		data.base = SYSCALL_ARG2(regs);
+		call.data.base = SYSCALL_ARG2(regs);
 		break;
 	}
 	/* bytes are thrown away, the buffer is not touched */
 	if (flags & MSG_TRUNC)
-		data = NO_USER_DATA;
-	on_call(sk, ret, 0, sent, &data);
+		call.data = NO_USER_DATA;
+lengths:
+	if (call.sk)
+		on_call(&call);
 	return 0;
 }

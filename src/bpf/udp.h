@@ -9,15 +9,20 @@
 
 #include "data.h"
 
-/* One call that moved a datagram, as both hook families see it. */
+/* One call that moved a datagram, as all hook families see it. */
 struct datagram_call {
-	struct message_head message; /* where its bytes are, and the struct sockaddr of the other end; 0: none */
+#ifdef REMORA_PLAIN
+	void *ctx; /* what the program got */
+#endif
+	struct user_data data;
+	__u64 name; /* the struct sockaddr of the other end; 0: none */
 	__u64 sk;
 	__u64 inode; /* number of the socket's inode */
 	__u32 room;  /* bytes of a single buffer: a receive may report more than it stored (MSG_TRUNC) */
 	__u32 size;  /* bytes of the datagram */
 	__u8 sent;
-	__u8 _pad[7];
+	__u8 name_in_kernel;
+	__u8 _pad[6];
 };
 
 struct far_end {
@@ -29,26 +34,29 @@ struct far_end {
 /* The message header of a datagram: where its bytes are, and its other end if the kernel has written it, or the program has. */
 static __always_inline void read_datagram_header(struct datagram_call *call, __u64 header, bool named)
 {
+	struct message_head head;
+
 	/* if it fails all are 0 */
-	bpf_probe_read_user(&call->message, sizeof(call->message), (void *)header);
-	if (!named || !call->message.name_len)
-		call->message.name = 0;
+	bpf_probe_read_user(&head, sizeof(head), (void *)header);
+	set_vector(&call->data, head.vector, head.pieces);
+	call->name = named && head.name_len ? head.name : 0;
 }
 
 /* The name of the call, else the end that the socket is connected to. */
-static __always_inline void read_far_end(struct far_end *end, struct sock *sk, __u64 name)
+static __always_inline void read_far_end(struct far_end *end, struct sock *sk, const struct datagram_call *call)
 {
 	struct sockaddr_in6 there;
 	struct sockaddr_in *v4 = (struct sockaddr_in *)&there;
 
 	__builtin_memset(end, 0, sizeof(*end));
-	if (name && !bpf_probe_read_user(&there, sizeof(struct sockaddr_in), (void *)name)) {
+	if (call->name && !read_vector(&there, sizeof(struct sockaddr_in), call->name, call->name_in_kernel)) {
 		if (v4->sin_family == AF_INET) {
 			map_v4(end->address, v4->sin_addr.s_addr);
 			end->port = bpf_ntohs(v4->sin_port);
 			return;
 		}
-		if (v4->sin_family == AF_INET6 && !bpf_probe_read_user(&there, sizeof(there), (void *)name)) {
+		if (v4->sin_family == AF_INET6 &&
+		    !read_vector(&there, sizeof(there), call->name, call->name_in_kernel)) {
 			__builtin_memcpy(end->address, &there.sin6_addr, ADDRESS_LEN);
 			end->port = bpf_ntohs(there.sin6_port);
 			return;
@@ -57,13 +65,14 @@ static __always_inline void read_far_end(struct far_end *end, struct sock *sk, _
 	end->port = bpf_ntohs(LOAD(sk, __sk_common.skc_dport));
 	if (!end->port)
 		return;
-	if (LOAD(sk, __sk_common.skc_family) == AF_INET6)
+	if (LOAD(sk, __sk_common.skc_family) == AF_INET6 && bpf_core_field_exists(sk->__sk_common.skc_v6_daddr))
 		BPF_CORE_READ_INTO(&end->address, sk, __sk_common.skc_v6_daddr.in6_u.u6_addr8);
 	else
 		map_v4(end->address, LOAD(sk, __sk_common.skc_daddr));
 }
 
-static __always_inline void announce_udp(struct udp_socket *socket, struct sock *sk, const struct far_end *end)
+static __always_inline void announce_udp(void *ctx, struct udp_socket *socket, struct sock *sk,
+					 const struct far_end *end)
 {
 	struct udp_open_event *event = event_reserve(sizeof(*event), EVENT_UDP_OPEN);
 
@@ -81,11 +90,11 @@ static __always_inline void announce_udp(struct udp_socket *socket, struct sock 
 	event->role = socket->role;
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	event_submit(event);
+	event_submit(ctx, event);
 	socket->flags |= UDP_ANNOUNCED;
 }
 
-static __always_inline void report_udp_owner(struct udp_socket *socket, __u32 pid)
+static __always_inline void report_udp_owner(void *ctx, struct udp_socket *socket, __u32 pid)
 {
 	struct owner_event *event;
 
@@ -98,7 +107,7 @@ static __always_inline void report_udp_owner(struct udp_socket *socket, __u32 pi
 	event->header.tid = bpf_get_current_pid_tgid();
 	event->cgroup_id = current_cgroup_id();
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	event_submit(event);
+	event_submit(ctx, event);
 }
 
 /*
@@ -182,78 +191,23 @@ static __always_inline bool leads_too_far(const struct udp_socket *socket)
 	return lead > (socket->flags & UDP_EAGER ? UNCLAIMED_LEAD_EAGER : UNCLAIMED_LEAD);
 }
 
-/* Writes a record with room for `max` bytes; `captured` of them are wanted. */
-static __always_inline void put_datagram(struct scratch *scratch, struct udp_socket *socket,
-					 const struct datagram_call *call, const struct far_end *end, __u64 number,
-					 __u32 captured, __u32 max, bool hurry)
+/* Counts a datagram and describes its record. NULL if none is wanted. */
+STEP struct scratch *note_datagram(void *ctx, const struct datagram_call *call)
 {
-	struct datagram_event *event = bpf_ringbuf_reserve(&events, sizeof(*event) + max, 0);
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	__u8 flags = call->sent ? EVENT_SENT : 0;
-	__u64 submit;
-
-	if (!event) {
-		count(STAT_RING_FULL);
-		return;
-	}
-	captured = clamp_len(captured, max);
-	if (!call->message.data.base) {
-		flags |= EVENT_UNREAD;
-	} else if (call->message.data.count) {
-		int gathered = gather(scratch, call->message.data.base, call->message.data.count, captured);
-
-		if (gathered < 0 || bpf_probe_read_kernel(event + 1, clamp_len(gathered, max), scratch->payload))
-			flags |= EVENT_UNREAD;
-		else
-			captured = clamp_len(gathered, max);
-	} else if (bpf_probe_read_user(event + 1, captured, (void *)call->message.data.base)) {
-		flags |= EVENT_UNREAD;
-	}
-	if (flags & EVENT_UNREAD) {
-		count(STAT_UNREAD);
-		captured = 0;
-	}
-	event->header.length = sizeof(*event) + captured;
-	event->header.kind = EVENT_DATAGRAM;
-	event->header.flags = flags;
-	event->header._pad = 0;
-	event->header.time_ns = socket->last_ns;
-	event->header.connection_id = socket->id;
-	event->header.pid = pid_tgid >> 32;
-	event->header.tid = pid_tgid;
-	event->number = number;
-	event->size = call->size;
-	event->captured = captured;
-	__builtin_memcpy(event->remote, end->address, ADDRESS_LEN);
-	event->remote_port = end->port;
-	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
-	count(STAT_DATA);
-	submit = data_flags(scratch, event->header.length);
-	if (hurry) {
-		reader_wake = WAKE_NEVER;
-		submit = BPF_RB_FORCE_WAKEUP;
-	}
-	bpf_ringbuf_submit(event, submit);
-}
-
-/* The core. A global function: the verifier walks it once. */
-__weak __noinline int on_datagram(struct datagram_call *call)
-{
+	struct datagram_event *event;
 	struct udp_socket *socket;
+	__u32 pid = pid_tgid >> 32;
 	struct scratch *scratch;
 	struct far_end end;
 	struct sock *sk;
-	__u32 pid;
-	__u64 now;
-	__u32 captured;
 	__u64 number;
 	bool hurry;
 	__u64 seen;
 	__u32 cpu;
 	__u64 key;
+	__u64 now;
 
-	if (!call)
-		return 0;
 	key = call->inode;
 	socket = bpf_map_lookup_elem(&udp_sockets, &key);
 	/* one test where there is no filter */
@@ -262,66 +216,92 @@ __weak __noinline int on_datagram(struct datagram_call *call)
 			socket->flags |= UDP_IGNORED;
 		if (socket->flags & (UDP_DISMISSED | UDP_IGNORED)) {
 			count(STAT_COUNTED);
-			return 0;
+			return NULL;
 		}
 	}
-	pid = bpf_get_current_pid_tgid() >> 32;
 	if (!pid_wanted(pid))
-		return 0;
+		return NULL;
 	now = bpf_ktime_get_ns();
 	sk = (struct sock *)call->sk;
-	read_far_end(&end, sk, call->message.name);
+	read_far_end(&end, sk, call);
 	if (!socket) {
 		socket = new_udp(sk, &end, call, pid, now);
 		if (!socket || socket->flags & UDP_IGNORED)
-			return 0;
+			return NULL;
 	}
 	seen = socket->last_ns;
 	/* after a long silence user space may have forgotten it; of several threads one begins anew */
 	if (now > seen + UDP_SILENCE_NS) {
-		if (__sync_val_compare_and_swap(&socket->last_ns, seen, now) == seen)
+		if (replace_word(&socket->last_ns, seen, now))
 			begin_udp(socket, sk, &end, call->sent, pid);
 	} else {
 		socket->last_ns = now;
 	}
 	if (!(socket->flags & UDP_ANNOUNCED))
-		announce_udp(socket, sk, &end);
+		announce_udp(ctx, socket, sk, &end);
 	else if (socket->pid != pid)
-		report_udp_owner(socket, pid);
-	number = __sync_fetch_and_add(&socket->numbers[call->sent & 1], 1);
+		report_udp_owner(ctx, socket, pid);
+	number = take_number(&socket->numbers[call->sent & 1]);
 	if (socket->flags & UDP_QUIET)
-		return 0;
-	hurry = false;
+		return NULL;
 	hear_verdict(socket);
 	if (socket->flags & UDP_DISMISSED || (!(socket->flags & UDP_CLAIMED) && leads_too_far(socket))) {
 		count(STAT_COUNTED);
-		return 0;
+		return NULL;
 	}
 	/* lively, and not judged yet */
-	if (!(socket->flags & UDP_CLAIMED))
-		hurry = socket->numbers[0] + socket->numbers[1] == UNCLAIMED_HURRY;
+	hurry = !(socket->flags & UDP_CLAIMED) && socket->numbers[0] + socket->numbers[1] == UNCLAIMED_HURRY;
 	cpu = bpf_get_smp_processor_id();
 	scratch = bpf_map_lookup_elem(&scratches, &cpu);
 	if (!scratch)
-		return 0;
-	captured = call->size < settings.capture_len ? call->size : settings.capture_len;
-	if (call->message.data.count == 1) {
-		struct iovec piece;
+		return NULL;
+	event = &scratch->datagram;
+	event->header.kind = EVENT_DATAGRAM;
+	event->header.flags = call->sent ? EVENT_SENT : 0;
+	event->header._pad = 0;
+	event->header.time_ns = socket->last_ns;
+	event->header.connection_id = socket->id;
+	event->header.pid = pid;
+	event->header.tid = pid_tgid;
+	event->number = number;
+	event->size = call->size;
+	__builtin_memcpy(event->remote, end.address, ADDRESS_LEN);
+	event->remote_port = end.port;
+	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
+	scratch->data = call->data;
+	scratch->wanted = call->size < settings.capture_len ? call->size : settings.capture_len;
+	scratch->hurry = hurry;
+	/* a receive may have had no room for all that it reports */
+	if (!call->data.pieces && scratch->wanted > call->room)
+		scratch->wanted = call->room;
+	return scratch;
+}
 
-		if (bpf_probe_read_user(&piece, sizeof(piece), (void *)call->message.data.base))
-			piece.iov_base = NULL;
-		call->message.data.base = (__u64)piece.iov_base;
-		call->message.data.count = 0;
-		call->room = piece.iov_len > call->size ? call->size : piece.iov_len;
-	}
-	if (!call->message.data.count && captured > call->room)
-		captured = call->room;
-	if (captured <= DATAGRAM_SHORT)
-		put_datagram(scratch, socket, call, &end, number, captured, DATAGRAM_SHORT, hurry);
-	else if (captured <= SHORT_MAX)
-		put_datagram(scratch, socket, call, &end, number, captured, SHORT_MAX, hurry);
-	else
-		put_datagram(scratch, socket, call, &end, number, captured, DATAGRAM_MAX, hurry);
+/* Writes the record that the scratch describes. */
+STEP void emit_datagram(void *ctx, struct scratch *scratch)
+{
+	struct datagram_event *event = &scratch->datagram;
+	__u32 captured;
+
+	captured = copy_payload(scratch, DATAGRAM_MAX, &event->header.flags);
+	if (!scratch->data.base)
+		count(STAT_UNREAD);
+	event->header.length = sizeof(*event) + captured;
+	event->captured = captured;
+	event_output(ctx, scratch, event, clamp_len(sizeof(*event) + captured, sizeof(*event) + DATAGRAM_MAX),
+		     scratch->hurry);
+}
+
+/* The core: a call is over. */
+GLOBAL_FUNCTION int on_datagram(const struct datagram_call *call)
+{
+	struct scratch *scratch;
+
+	if (!call)
+		return 0;
+	scratch = note_datagram(CALL_CTX(call), call);
+	if (scratch)
+		emit_datagram(CALL_CTX(call), scratch);
 	return 0;
 }
 

@@ -17,6 +17,15 @@ pub enum Hooks {
     Packet,
 }
 
+/// What records travel in from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    Auto,
+    Ring,
+    Perf,
+}
+
 /// What goes to standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,7 @@ mod yaml;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use kind::{Detail, Engine, Hooks, Kubernetes, LogLevel, Output, Raw, Sides};
+pub use kind::{Detail, Engine, Hooks, Kubernetes, LogLevel, Output, Raw, Sides, Transport};
 use kind::{choice, duration, engine, list, number, optional, path, power_of_two, size, socket_address, text};
 pub use load::{Effective, Error, Origin, Sources};
 pub use table::Setting;
@@ -24,7 +24,7 @@ table::settings! {
     pub struct Config;
 
     "What is watched" {
-        /// Kernel hooks that carry the data; auto takes the cheapest that this kernel offers; fentry, kprobe and packet are not in this version
+        /// Kernel hooks that carry the data; auto takes the cheapest that this kernel offers; packet is not in this version
         hooks: Hooks = Hooks::Auto, choice(), "FAMILY";
         /// Watch only these processes; repeatable
         pid: Vec<u32> = vec![], list(number(1..=u64::from(u32::MAX))), "PID";
@@ -74,11 +74,13 @@ table::settings! {
     "Resources and surroundings" {
         /// Threads that understand protocols; by default one for every two CPUs, at most 8
         workers: usize = default_workers(), number(1..=64), "N";
-        /// Ring buffer between kernel and agent; a power of two
+        /// What records travel in from the kernel: auto takes the ring buffer, where there is none (before Linux 5.8) the perf buffer
+        transport: Transport = Transport::Auto, choice(), "KIND";
+        /// Ring buffer between kernel and agent, or perf buffers of all CPUs together; a power of two
         ring_bytes: u32 = 8 << 20, power_of_two(size(64 << 10..=1 << 30)), "SIZE";
         /// Connections watched at once
         max_connections: u32 = 65536, number(16..=4 << 20), "N";
-        /// File to take field offsets (BTF) from; the kernel must carry BTF of its own all the same. none takes /sys/kernel/btf/vmlinux
+        /// File with the kernel's types (BTF), where the kernel has none of its own in /sys/kernel/btf/vmlinux
         btf: Option<PathBuf> = None, optional("none", path()), "FILE";
         /// Socket of the engine that names containers: auto takes Docker's or podman's, whichever is there; none asks nobody
         docker_socket: Engine = Engine::Auto, engine(), "FILE";

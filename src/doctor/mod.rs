@@ -10,11 +10,13 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    config::{Config, Hooks},
+    config::{Config, Hooks, Transport},
     probes::{
         features::{BtfSource, Cgroups, Features},
-        health::Health,
+        health::{Health, Trial},
         hooks::{HookFamily, choose_hooks, missing},
+        load::Flavour,
+        verdicts::Verified,
     },
     telemetry::{Exit, one_line},
 };
@@ -57,6 +59,25 @@ pub struct Program {
     pub name: String,
     #[serde(flatten)]
     pub health: Health,
+    /// What the verifier had to do for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+}
+
+/// A family of hooks, and what came of trying it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Family {
+    pub name: HookFamily,
+    /// It was loaded and attached for a trial.
+    pub usable: bool,
+    /// Why it is not usable; empty where it is.
+    pub why: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavour: Option<Flavour>,
+    /// `ring` or `perf`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<&'static str>,
+    pub programs: Vec<Program>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -66,41 +87,68 @@ pub struct Report {
     pub hooks: Option<HookFamily>,
     /// Why these hooks, or why none.
     pub reason: String,
+    /// Every family of hooks, those that are preferred first.
+    pub families: Vec<Family>,
     pub findings: Vec<Finding>,
-    /// Empty where no trial was made, or where it failed as a whole.
+    /// Of the chosen family; empty where none was.
     pub programs: Vec<Program>,
     pub features: Features,
 }
 
-/// Asks the kernel and the cluster, and judges; the cluster for two seconds at most. `trial` loads and attaches the programs and lets
-/// them go again, with what became of each; it is called where the features say that it can work.
-pub fn examine(config: &Config, trial: impl FnOnce() -> Result<Vec<(String, Health)>>) -> Report {
+/// Asks the kernel and the cluster, and judges; the cluster for two seconds at most. `trial` loads and attaches the programs of a family
+/// and lets them go again, with what became of each; it is called for every family that has what it needs.
+pub fn examine(config: &Config, trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
     let features = Features::probe(config.btf.as_deref(), &config.docker_socket.sockets());
-    let mut report = judge(features, config.hooks, trial);
+    let mut report = judge(features, config.hooks, config.transport, trial);
     report.findings.extend(kubernetes::ask(config));
     report
 }
 
-fn judge(features: Features, wanted: Hooks, trial: impl FnOnce() -> Result<Vec<(String, Health)>>) -> Report {
-    let chosen = choose_hooks(&features, wanted);
-    let trial = chosen.is_ok().then(trial);
-    let reason = match (&chosen, &trial, wanted) {
+fn judge(features: Features, wanted: Hooks, transport: Transport, mut trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
+    let families: Vec<_> = HookFamily::ALL.map(|family| try_family(&features, family, transport, &mut trial)).into();
+    let candidates = choose_hooks(&features, wanted, transport);
+    let tried = |family: &HookFamily| families.iter().find(|tried| tried.name == *family);
+    let chosen = candidates.iter().flatten().filter_map(tried).find(|family| family.usable);
+    let reason = match (&candidates, chosen, wanted) {
         (Err(refusal), ..) => refusal.to_string(),
-        (Ok(family), Some(Err(error)), _) => {
-            format!("{} has all it needs, and yet its trial failed: {}", family.name(), one_line(error))
+        (Ok(_), Some(family), Hooks::Auto) => format!("{} is the cheapest family that works here", family.name.name()),
+        (Ok(_), Some(family), _) => format!("{} was asked for and works here", family.name.name()),
+        (Ok(candidates), None, _) => {
+            let failures = candidates.iter().filter_map(tried).map(|family| format!("{}: {}", family.name.name(), family.why.join(", ")));
+            format!("no family passed its trial: {}", failures.collect::<Vec<_>>().join("; "))
         }
-        (Ok(family), _, Hooks::Auto) => format!("{} is the cheapest family that has all it needs here", family.name()),
-        (Ok(family), ..) => format!("{} was asked for and has all it needs", family.name()),
     };
-    let can_capture = matches!(trial, Some(Ok(_)));
+    let (hooks, programs) = (chosen.map(|family| family.name), chosen.map(|family| family.programs.clone()).unwrap_or_default());
     let mut findings = Vec::new();
-    hook_findings(&features, chosen.as_ref().ok().copied(), &mut findings);
+    hook_findings(&families, hooks, &features, &mut findings);
     privileges::findings(&features, &mut findings);
     kernel_findings(&features, &mut findings);
     surroundings(&features, &mut findings);
-    let programs = trial.and_then(Result::ok).unwrap_or_default();
-    let programs = programs.into_iter().map(|(name, health)| Program { name, health }).collect();
-    Report { version: env!("CARGO_PKG_VERSION"), can_capture, hooks: chosen.ok(), reason, findings, programs, features }
+    Report { version: env!("CARGO_PKG_VERSION"), can_capture: hooks.is_some(), hooks, reason, families, findings, programs, features }
+}
+
+fn try_family(
+    features: &Features,
+    family: HookFamily,
+    transport: Transport,
+    trial: &mut impl FnMut(&Features, HookFamily) -> Result<Trial>,
+) -> Family {
+    let mut tried =
+        Family { name: family, usable: false, why: missing(features, family, transport), flavour: None, transport: None, programs: vec![] };
+    if !tried.why.is_empty() {
+        return tried;
+    }
+    match trial(features, family) {
+        Ok(Trial { flavour, transport, programs, verified }) => {
+            let program = |(name, health)| Program { verified: verified.get(&name).copied(), name, health };
+            let programs = programs.into_iter().map(program).collect();
+            Family { usable: true, flavour: Some(flavour), transport: Some(transport.name()), programs, ..tried }
+        }
+        Err(error) => {
+            tried.why.push(format!("has all it needs, and yet its trial failed: {}", one_line(&error)));
+            tried
+        }
+    }
 }
 
 impl Report {
@@ -117,41 +165,32 @@ impl Report {
     }
 }
 
-fn hook_findings(features: &Features, chosen: Option<HookFamily>, findings: &mut Vec<Finding>) {
-    for family in HookFamily::ALL {
-        let missing = missing(features, family);
-        let (state, found) = match missing.is_empty() {
-            true if chosen == Some(family) => (State::Chosen, "has all it needs".to_owned()),
-            true => (State::Ok, "has all it needs".to_owned()),
-            false => (State::Missing, format!("lacks {}", missing.join(", "))),
+fn hook_findings(families: &[Family], chosen: Option<HookFamily>, features: &Features, findings: &mut Vec<Finding>) {
+    for family in families {
+        let lacking = missing(features, family.name, Transport::Auto);
+        let (state, found) = match (family.usable, &family.flavour, family.transport) {
+            (true, Some(flavour), Some(transport)) => {
+                let state = if chosen == Some(family.name) { State::Chosen } else { State::Ok };
+                (state, format!("works; {flavour} programs, records by {transport}"))
+            }
+            _ if family.why == lacking => (State::Missing, format!("lacks {}", lacking.join(", "))),
+            _ => (State::Missing, family.why.join(", ")),
         };
-        let cost = match family {
+        let cost = match family.name {
             HookFamily::Socket => "the cheapest way to see every send and receive (tracepoints of Linux 6.3)",
-            HookFamily::Syscalls => "the way that works without newer socket tracepoints",
+            HookFamily::Fentry => "seeing what io_uring, sendfile and threads of the kernel do, at little cost",
+            HookFamily::Kprobe => "the same without BTF in the kernel, at more cost",
+            HookFamily::Syscalls => "the way that works without socket tracepoints, trampolines and kprobes",
         };
-        push(findings, "Hooks", family.name(), state, &found, Some((cost, "see what is missing below")));
+        push(findings, "Hooks", family.name.name(), state, &found, Some((cost, "see what is missing below")));
     }
-    for (name, found) in [
-        (
-            "fentry",
-            known(
-                features.tracing_programs,
-                "the kernel takes such programs",
-                "the kernel refuses such programs",
-                "not known whether the kernel takes such programs",
-            ),
-        ),
-        ("kprobe", known(features.kprobes, "kprobes are there", "kprobes are not compiled in", "not known whether kprobes are there")),
-        ("packet", "needs a network interface"),
-    ] {
-        push(findings, "Hooks", name, State::Unavailable, &format!("not available in this version; {found}"), None);
-    }
+    push(findings, "Hooks", "packet", State::Unavailable, "not available in this version; needs a network interface", None);
 }
 
 fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     let (state, mut found) = match &features.btf {
         BtfSource::Kernel => (State::Ok, "/sys/kernel/btf/vmlinux".to_owned()),
-        BtfSource::File(path) => (State::Missing, format!("only {}: field offsets, no typed tracepoints", path.display())),
+        BtfSource::File(path) => (State::Ok, format!("{}; the kernel has none of its own", path.display())),
         BtfSource::None => (State::Missing, "none".to_owned()),
     };
     if let Some(error) = &features.btf_error {
@@ -159,7 +198,7 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     }
     let remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11 and later, Ubuntu 20.10 and later); in a container that hides it: \
                   docker run -v /sys/kernel/btf:/sys/kernel/btf:ro, Kubernetes: the same as a hostPath volume";
-    push(findings, "Kernel", "types (BTF)", state, &found, Some(("everything in this version", remedy)));
+    push(findings, "Kernel", "types (BTF)", state, &found, Some(("everything but capture files", remedy)));
     for (name, cost) in [
         ("sock_send_length", "the socket hooks (Linux 6.3)"),
         ("sock_recv_length", "the socket hooks (Linux 6.3)"),
@@ -167,9 +206,9 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
         ("sys_exit", "the syscalls hooks"),
         ("inet_sock_set_state", "everything: no connection would be seen to open, close or fail"),
         ("tcp_destroy_sock", "everything: the end of a socket would not be seen"),
-        ("sched_process_exec", "everything in this version, for the names of processes that live shortly"),
-        ("sched_process_exit", "everything in this version, for forgetting processes at once"),
-        ("sched_process_fork", "everything in this version, for the names of processes that only fork"),
+        ("sched_process_exec", "the names of processes that live shortly"),
+        ("sched_process_exit", "forgetting processes at once"),
+        ("sched_process_fork", "the names of processes that only fork"),
     ] {
         let there = features.has_tracepoint(name);
         let (state, found) = if there { (State::Ok, "there") } else { (State::Missing, "not found in BTF or tracefs") };
@@ -177,9 +216,11 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     }
     let denied = "cannot be asked without privileges";
     for (name, value, cost) in [
-        ("ring buffer", features.ring_buffer, "everything in this version (Linux 5.8)"),
-        ("task with types", features.task_btf, "everything in this version (bpf_get_current_task_btf, Linux 5.11)"),
-        ("atomic results", features.atomic_fetch, "everything in this version (fetching atomics, Linux 5.12)"),
+        ("ring buffer", features.ring_buffer, "speed: a perf buffer for each CPU is used (Linux 5.8)"),
+        ("task with types", features.task_btf, "speed: the plain programs are used (bpf_get_current_task_btf, Linux 5.11)"),
+        ("atomic results", features.atomic_fetch, "speed: the plain programs are used (fetching atomics, Linux 5.12)"),
+        ("function exits", features.function_exits, "the fentry hooks"),
+        ("kprobes", features.kprobes, "the kprobe hooks"),
         ("bpf_task_pt_regs", features.task_pt_regs, "the socket hooks (Linux 5.15)"),
     ] {
         push(findings, "Kernel", name, there(value), known(value, "there", "not there", denied), Some((cost, "use a newer kernel")));
@@ -301,15 +342,22 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::probes::features::tests::complete;
+    use std::collections::BTreeMap;
 
-    fn attached() -> Result<Vec<(String, Health)>> {
-        Ok(vec![("send".to_owned(), Health::Attached), ("exec".to_owned(), Health::Failed("EPERM".to_owned()))])
+    use super::*;
+    use crate::probes::{self, features::tests::complete};
+
+    fn attached(_: &Features, _: HookFamily) -> Result<Trial> {
+        let programs = vec![("send".to_owned(), Health::Attached), ("exec".to_owned(), Health::Failed("EPERM".to_owned()))];
+        Ok(Trial { flavour: Flavour::Typed, transport: probes::transport::Transport::Ring, programs, verified: BTreeMap::new() })
     }
 
-    fn not_tried() -> Result<Vec<(String, Health)>> {
-        panic!("nothing may be loaded where the features do not suffice")
+    fn not_tried(_: &Features, family: HookFamily) -> Result<Trial> {
+        panic!("{family:?} was loaded where the features do not suffice")
+    }
+
+    fn judge(features: Features, wanted: Hooks, trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
+        super::judge(features, wanted, Transport::Auto, trial)
     }
 
     #[test]
@@ -318,7 +366,7 @@ mod tests {
         assert_eq!(report.exit(), Exit::Done);
         assert!(report.findings.iter().all(|finding| finding.cost.is_none() && finding.remedy.is_none()), "{report}");
         let text = report.to_string();
-        assert!(text.ends_with("Capture can work: socket is the cheapest family that has all it needs here.\n"), "{text}");
+        assert!(text.ends_with("Capture can work: socket is the cheapest family that works here.\n"), "{text}");
     }
 
     #[test]
@@ -407,10 +455,18 @@ mod tests {
 
     #[test]
     fn a_failed_trial_overrules_the_features_and_says_what_failed() {
-        let report = judge(complete(), Hooks::Auto, || Err(anyhow::anyhow!("EPERM").context("loading the BPF programs")));
+        let failed = || Err(anyhow::anyhow!("EPERM").context("loading the BPF programs"));
+        let report = judge(complete(), Hooks::Socket, |_, _| failed());
         assert_eq!(report.exit(), Exit::Unobservable);
-        let verdict = "Capture cannot work: socket has all it needs, and yet its trial failed: loading the BPF programs: EPERM.\n";
+        let verdict = "Capture cannot work: no family passed its trial: \
+                       socket: has all it needs, and yet its trial failed: loading the BPF programs: EPERM.\n";
         assert!(report.to_string().ends_with(verdict), "{report}");
+        let report = judge(complete(), Hooks::Auto, |features, family| match family {
+            HookFamily::Socket => failed(),
+            _ => attached(features, family),
+        });
+        assert_eq!((report.exit(), report.hooks), (Exit::Done, Some(HookFamily::Fentry)), "{report}");
+        assert!(report.to_string().contains("socket               missing  has all it needs, and yet its trial failed"), "{report}");
     }
 
     #[test]
@@ -437,8 +493,11 @@ mod tests {
     fn the_json_report_has_the_decision_and_the_states_as_words() {
         let json: serde_json::Value = serde_json::from_str(&judge(complete(), Hooks::Syscalls, attached).to_json().unwrap()).unwrap();
         assert_eq!((&json["hooks"], &json["can_capture"]), (&"syscalls".into(), &true.into()));
+        let families: Vec<_> = json["families"].as_array().unwrap().iter().map(|family| family["name"].as_str().unwrap()).collect();
+        assert_eq!(families, ["socket", "fentry", "syscalls", "kprobe"]);
+        assert_eq!((&json["families"][2]["usable"], &json["families"][2]["flavour"]), (&true.into(), &"typed".into()));
         assert_eq!(json["findings"][0]["state"], "ok");
-        assert_eq!(json["findings"][1]["state"], "chosen");
+        assert_eq!(json["findings"][2]["state"], "chosen");
         assert_eq!(json["programs"][0], serde_json::json!({ "name": "send", "state": "attached" }));
         assert_eq!(json["programs"][1], serde_json::json!({ "name": "exec", "state": "failed", "why": "EPERM" }));
         assert_eq!(json["features"]["btf"]["from"], "kernel");

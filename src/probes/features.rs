@@ -3,22 +3,28 @@
 #![allow(unsafe_code, reason = "libbpf's feature probes have no safe wrapper")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    os::fd::{FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     ptr,
 };
 
 use libbpf_rs::{
-    btf::{Btf, types::Typedef},
+    btf::{
+        Btf, ReferencesType,
+        types::{Func, FuncProto, Typedef},
+    },
     libbpf_sys::{self, bpf_func_id, bpf_map_type, bpf_prog_type},
 };
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::privileges::{self, Grant};
+use super::{
+    privileges::{self, Grant},
+    programs::{Hook, PROGRAMS},
+};
 
 /// Where the kernel's types come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,11 +95,15 @@ pub struct Features {
     pub btf_error: Option<String>,
     /// The mount point, where tracefs is mounted and can be read.
     pub tracefs: Option<PathBuf>,
-    /// Names of [`TRACEPOINTS`], and whether they are there.
+    /// Names of [`TRACEPOINTS`], and whether they are there; all of them where neither BTF nor tracefs can tell.
     pub tracepoints: BTreeMap<String, bool>,
+    /// Those of the functions that programs of `fentry` are attached to, by the kernel's own BTF.
+    pub functions: BTreeSet<String>,
+    /// Functions that receive have an argument `nonblock` before `flags` (before 5.19, ec095263a965).
+    pub recv_nonblock: bool,
     pub kprobes: Option<bool>,
-    /// Programs at function entry and exit can be loaded as a type; whether they attach shows only a trial.
-    pub tracing_programs: Option<bool>,
+    /// A trivial program was attached to the end of a kernel function.
+    pub function_exits: Option<bool>,
     pub ring_buffer: Option<bool>,
     /// Atomic operations that give back the old value (5ffa25502b5a, Linux 5.12).
     pub atomic_fetch: Option<bool>,
@@ -166,21 +176,28 @@ impl Features {
             .map(|(group, name)| {
                 let in_btf = own.as_ref().is_some_and(|own| own.type_by_name::<Typedef<'_>>(&format!("btf_trace_{name}")).is_some());
                 let in_tracefs = tracefs.as_ref().is_some_and(|folder| folder.join("events").join(group).join(name).exists());
-                ((*name).to_owned(), in_btf || in_tracefs)
+                ((*name).to_owned(), in_btf || in_tracefs || (own.is_none() && tracefs.is_none()))
             })
             .collect();
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let host_pid_namespace = fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino() == HOST_PID_NAMESPACE);
         let ptrace = privileges::grant(&capabilities, "CAP_SYS_PTRACE") != Grant::Missing;
         let cgroup_hierarchy = cgroup_hierarchy(&fs::read_to_string("/proc/cgroups").unwrap_or_default());
+        let function_names = PROGRAMS.iter().filter_map(|program| match program.hook {
+            Hook::FunctionExit(name) => Some(name),
+            _ => None,
+        });
+        let functions = function_names.filter(|name| own.as_ref().is_some_and(|own| own.type_by_name::<Func<'_>>(name).is_some()));
         let mut features = Self {
+            functions: functions.map(str::to_owned).collect(),
+            recv_nonblock: recv_nonblock(own.as_ref(), &kernel),
             root: nix::unistd::geteuid().is_root(),
             btf,
             btf_error,
             kprobes: kprobes(tracefs.as_deref()),
             tracefs,
             tracepoints,
-            tracing_programs: None,
+            function_exits: None,
             ring_buffer: None,
             atomic_fetch: None,
             task_btf: None,
@@ -203,12 +220,12 @@ impl Features {
         };
         // Without privileges libbpf takes the refusal of every load for an answer, and its answers would be wrong.
         if features.may_load() {
-            features.ask_libbpf();
+            features.ask_libbpf(own.as_ref());
         }
         features
     }
 
-    fn ask_libbpf(&mut self) {
+    fn ask_libbpf(&mut self, own: Option<&Btf<'_>>) {
         // libbpf explains each refusal of a probe; here a refusal is an answer.
         let previous = libbpf_rs::set_print(None);
         self.bpf_call = Some(trivial_program());
@@ -217,7 +234,7 @@ impl Features {
             libbpf_rs::set_print(previous);
             return;
         }
-        self.tracing_programs = has_program_type(libbpf_sys::BPF_PROG_TYPE_TRACING);
+        self.function_exits = Some(own.is_some_and(function_exits));
         self.ring_buffer = has_map_type(libbpf_sys::BPF_MAP_TYPE_RINGBUF);
         self.atomic_fetch = atomic_fetch();
         self.task_btf = has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_get_current_task_btf);
@@ -228,6 +245,20 @@ impl Features {
     /// How the capability is held; only of those that [`Self::capabilities`] may list.
     pub fn grant(&self, capability: &str) -> Grant {
         privileges::grant(&self.capabilities, capability)
+    }
+
+    /// The kernel takes the typed flavour of the programs, which is the cheaper one.
+    pub fn takes_typed_programs(&self) -> bool {
+        self.btf == BtfSource::Kernel && [self.ring_buffer, self.atomic_fetch, self.task_btf].iter().all(|there| *there != Some(false))
+    }
+
+    /// Whether what a program is attached to is there, as far as can be known without the attempt.
+    pub fn has_hook(&self, hook: Hook) -> bool {
+        match hook {
+            Hook::Tracepoint(name) => self.has_tracepoint(name),
+            Hook::FunctionExit(name) => self.functions.contains(name),
+            Hook::Kprobe(_) | Hook::Kretprobe(_) => self.kprobes != Some(false),
+        }
     }
 
     pub fn has_tracepoint(&self, name: &str) -> bool {
@@ -267,13 +298,8 @@ fn answer(code: i32) -> Option<bool> {
     (code >= 0).then_some(code > 0)
 }
 
-fn has_program_type(kind: bpf_prog_type) -> Option<bool> {
-    // SAFETY: takes a number and a null for no options; loads a tiny program and closes it again.
-    answer(unsafe { libbpf_sys::libbpf_probe_bpf_prog_type(kind, ptr::null()) })
-}
-
 fn has_map_type(kind: bpf_map_type) -> Option<bool> {
-    // SAFETY: as above, with a map of one entry.
+    // SAFETY: takes a number and a null for no options; makes a map of one entry and closes it again.
     answer(unsafe { libbpf_sys::libbpf_probe_bpf_map_type(kind, ptr::null()) })
 }
 
@@ -291,12 +317,50 @@ fn atomic_fetch() -> Option<bool> {
         [0xb7, 0x00, 0, 0, 0, 0, 0, 0],       // r0 = 0
         [0x95, 0x00, 0, 0, 0, 0, 0, 0],       // exit
     ];
-    match load(&INSTRUCTIONS) {
+    match load_filter(&INSTRUCTIONS) {
         Ok(()) => Some(true),
         // The verifier's word for an instruction that it does not know.
         Err(Errno::EINVAL) => Some(false),
         Err(_) => None,
     }
+}
+
+/// Attaches a program that does nothing to the end of tcp_sendmsg, and lets it go again: a kernel may take such programs and yet not
+/// attach them (no trampolines, as on arm64 before 6.4; a security module).
+fn function_exits(own: &Btf<'_>) -> bool {
+    const INSTRUCTIONS: [[u8; 8]; 2] = [
+        [0xb7, 0x00, 0, 0, 0, 0, 0, 0], // r0 = 0
+        [0x95, 0x00, 0, 0, 0, 0, 0, 0], // exit
+    ];
+    let Some(function) = own.type_by_name::<Func<'_>>("tcp_sendmsg") else { return false };
+    let options = libbpf_sys::bpf_prog_load_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as libbpf_sys::size_t,
+        expected_attach_type: libbpf_sys::BPF_TRACE_FEXIT,
+        attach_btf_id: u32::from(function.type_id()),
+        ..Default::default()
+    };
+    let Ok(program) = load(libbpf_sys::BPF_PROG_TYPE_TRACING, &INSTRUCTIONS, Some(&options)) else { return false };
+    // SAFETY: a null for no name, which such programs have not, and an open descriptor.
+    let link = unsafe { libbpf_sys::bpf_raw_tracepoint_open(ptr::null(), program.as_raw_fd()) };
+    if link < 0 {
+        return false;
+    }
+    // SAFETY: the descriptor was made above and nobody else has it.
+    drop(unsafe { OwnedFd::from_raw_fd(link) });
+    true
+}
+
+/// By the kernel's own types; where there are none by its version, which distributions may have changed more than they say.
+fn recv_nonblock(own: Option<&Btf<'_>>, kernel: &str) -> bool {
+    const WITH_NONBLOCK: usize = 6;
+    let prototype = own.and_then(|own| FuncProto::try_from(own.type_by_name::<Func<'_>>("tcp_recvmsg")?.referenced_type()).ok());
+    prototype.map_or_else(|| version(kernel) < (5, 19), |prototype| prototype.len() == WITH_NONBLOCK)
+}
+
+/// The first two numbers of a kernel's release; zeros where there are none.
+pub fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether the call is let through at all: whatever stands before the verifier says EPERM.
@@ -305,29 +369,33 @@ fn trivial_program() -> bool {
         [0xb7, 0x00, 0, 0, 0, 0, 0, 0], // r0 = 0
         [0x95, 0x00, 0, 0, 0, 0, 0, 0], // exit
     ];
-    load(&INSTRUCTIONS) != Err(Errno::EPERM)
+    load_filter(&INSTRUCTIONS) != Err(Errno::EPERM)
 }
 
-/// Loads a socket filter of these instructions and lets it go again.
-fn load(instructions: &'static [[u8; 8]]) -> Result<(), Errno> {
-    // SAFETY: the pointers are to as many whole instructions as are told and to texts that end with a NUL, all of them static; the call
-    // copies them.
+/// Loads a program of these instructions.
+fn load(kind: bpf_prog_type, instructions: &'static [[u8; 8]], options: Option<&libbpf_sys::bpf_prog_load_opts>) -> Result<OwnedFd, Errno> {
+    // SAFETY: the pointers are to as many whole instructions as are told and to texts that end with a NUL, all of them static, and to
+    // options of the size that they name, or none; the call copies them.
     let fd = unsafe {
         libbpf_sys::bpf_prog_load(
-            libbpf_sys::BPF_PROG_TYPE_SOCKET_FILTER,
+            kind,
             ptr::null(),
             c"GPL".as_ptr(),
             instructions.as_ptr().cast(),
             instructions.len() as libbpf_sys::size_t,
-            ptr::null_mut(),
+            options.map_or(ptr::null_mut(), |options| ptr::from_ref(options).cast_mut()),
         )
     };
     if fd < 0 {
         return Err(Errno::from_raw(-fd));
     }
     // SAFETY: the descriptor was made above and nobody else has it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok(())
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A socket filter, which asks for the least.
+fn load_filter(instructions: &'static [[u8; 8]]) -> Result<(), Errno> {
+    load(libbpf_sys::BPF_PROG_TYPE_SOCKET_FILTER, instructions, None).map(drop)
 }
 
 /// The perf PMU exists where kprobes are compiled in, whether or not tracefs can be read.
@@ -429,7 +497,12 @@ pub(crate) mod tests {
             tracefs: Some(PathBuf::from("/sys/kernel/tracing")),
             tracepoints: TRACEPOINTS.iter().map(|(_, name)| ((*name).to_owned(), true)).collect(),
             kprobes: Some(true),
-            tracing_programs: Some(true),
+            functions: PROGRAMS
+                .iter()
+                .filter_map(|program| if let Hook::FunctionExit(name) = program.hook { Some(name.to_owned()) } else { None })
+                .collect(),
+            recv_nonblock: false,
+            function_exits: Some(true),
             ring_buffer: Some(true),
             atomic_fetch: Some(true),
             task_btf: Some(true),

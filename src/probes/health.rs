@@ -1,8 +1,20 @@
 //! What became of each program and attachment.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
+
+use super::{load::Flavour, transport::Transport, verdicts::Verified};
+
+/// How a family of hooks was loaded, and what became of its programs.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    pub flavour: Flavour,
+    pub transport: Transport,
+    pub programs: Vec<(String, Health)>,
+    /// What they cost the verifier, by program.
+    pub verified: BTreeMap<String, Verified>,
+}
 
 /// State of one program after the attempt to load and attach it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,28 +1,37 @@
 //! Which hook family carries the data: a decision from features alone, without asking the kernel again.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::{
-    features::{BtfSource, Features},
+    features::{BtfSource, Features, version},
+    load::Flavour,
     privileges::Grant,
+    programs::{self, Hook},
+    transport::Transport,
 };
-use crate::config::Hooks;
+use crate::config::{self, Hooks};
 
-/// A hook family that this version can load.
+/// A hook family that carries the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HookFamily {
     Socket,
+    Fentry,
+    Kprobe,
     Syscalls,
 }
 
 impl HookFamily {
-    /// In the order of preference: the cheaper first.
-    pub const ALL: [HookFamily; 2] = [HookFamily::Socket, HookFamily::Syscalls];
+    /// In the order of preference: the cheaper first, as measured (docs/kernels.md).
+    pub const ALL: [HookFamily; 4] = [HookFamily::Socket, HookFamily::Fentry, HookFamily::Syscalls, HookFamily::Kprobe];
 
     pub fn name(self) -> &'static str {
         match self {
             HookFamily::Socket => "socket",
+            HookFamily::Fentry => "fentry",
+            HookFamily::Kprobe => "kprobe",
             HookFamily::Syscalls => "syscalls",
         }
     }
@@ -31,7 +40,7 @@ impl HookFamily {
 /// Why no hook family was chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("the hooks {0} are not available in this version; use auto, socket or syscalls")]
+    #[error("the hooks {0} are not available in this version")]
     NotBuilt(&'static str),
     #[error("the hooks {family} cannot work on this host: {}", .missing.join(", "))]
     Missing { family: &'static str, missing: Vec<String> },
@@ -39,27 +48,29 @@ pub enum Refusal {
     NoneWorks(Vec<String>),
 }
 
-/// The family that was asked for, or with `auto` the cheapest that has all it needs.
+/// The family that was asked for, or with `auto` all that have what they need, the cheapest first: one that fails all the same is
+/// followed by the next. Never empty.
 ///
 /// # Errors
 /// [`Refusal`] names all that is missing, of every family that was considered.
-pub fn choose_hooks(features: &Features, wanted: Hooks) -> Result<HookFamily, Refusal> {
+pub fn choose_hooks(features: &Features, wanted: Hooks, transport: config::Transport) -> Result<Vec<HookFamily>, Refusal> {
     let family = match wanted {
-        Hooks::Auto => return choose_any(features),
+        Hooks::Auto => return choose_any(features, transport),
         Hooks::Socket => HookFamily::Socket,
         Hooks::Syscalls => HookFamily::Syscalls,
-        Hooks::Fentry => return Err(Refusal::NotBuilt("fentry")),
-        Hooks::Kprobe => return Err(Refusal::NotBuilt("kprobe")),
+        Hooks::Fentry => HookFamily::Fentry,
+        Hooks::Kprobe => HookFamily::Kprobe,
         Hooks::Packet => return Err(Refusal::NotBuilt("packet")),
     };
-    let missing = missing(features, family);
-    if missing.is_empty() { Ok(family) } else { Err(Refusal::Missing { family: family.name(), missing }) }
+    let missing = missing(features, family, transport);
+    if missing.is_empty() { Ok(vec![family]) } else { Err(Refusal::Missing { family: family.name(), missing }) }
 }
 
-fn choose_any(features: &Features) -> Result<HookFamily, Refusal> {
-    let lacking = HookFamily::ALL.map(|family| (family, missing(features, family)));
-    if let Some((family, _)) = lacking.iter().find(|(_, missing)| missing.is_empty()) {
-        return Ok(*family);
+fn choose_any(features: &Features, transport: config::Transport) -> Result<Vec<HookFamily>, Refusal> {
+    let lacking = HookFamily::ALL.map(|family| (family, missing(features, family, transport)));
+    let usable: Vec<_> = lacking.iter().filter(|(_, missing)| missing.is_empty()).map(|(family, _)| *family).collect();
+    if !usable.is_empty() {
+        return Ok(usable);
     }
     // What no family can do without is said once.
     let of_all = |what: &&String| lacking.iter().all(|(_, missing)| missing.contains(what));
@@ -75,7 +86,7 @@ fn choose_any(features: &Features) -> Result<HookFamily, Refusal> {
 }
 
 /// What `family` needs and this host does not offer, in words; empty when it can work.
-pub fn missing(features: &Features, family: HookFamily) -> Vec<String> {
+pub fn missing(features: &Features, family: HookFamily, transport: config::Transport) -> Vec<String> {
     let mut missing = Vec::new();
     let mut need = |there: bool, what: &str| {
         if !there {
@@ -87,50 +98,104 @@ pub fn missing(features: &Features, family: HookFamily) -> Vec<String> {
     }
     need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
     need(features.lockdown != "confidentiality", "a kernel that is not locked down for confidentiality");
-    // Both families are typed tracepoints, whose arguments the verifier knows from the running kernel's own BTF; a file from
-    // elsewhere only helps to find fields.
-    need(features.btf == BtfSource::Kernel, "the running kernel's BTF (/sys/kernel/btf/vmlinux)");
-    need(features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
-    need(features.task_btf != Some(false), "the helper bpf_get_current_task_btf (Linux 5.11)");
-    need(features.atomic_fetch != Some(false), "atomic operations with a result (Linux 5.12)");
-    if family == HookFamily::Socket {
-        need(features.task_pt_regs != Some(false), "the helper bpf_task_pt_regs (Linux 5.15)");
+    need(version(&features.kernel) >= OLDEST, "Linux 5.4 or later");
+    need(features.btf != BtfSource::None, "the kernel's types (BTF), its own or from a file");
+    need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
+    // The verifier knows what arguments of functions and what a task's registers are from the running kernel's own types alone.
+    let own_types = || matches!(features.btf, BtfSource::Kernel | BtfSource::None);
+    match family {
+        HookFamily::Socket => {
+            need(own_types(), "the running kernel's own BTF (/sys/kernel/btf/vmlinux)");
+            need(features.task_pt_regs != Some(false), "the helper bpf_task_pt_regs (Linux 5.15)");
+        }
+        HookFamily::Fentry => {
+            need(own_types(), "the running kernel's own BTF (/sys/kernel/btf/vmlinux)");
+            need(features.function_exits != Some(false), "programs at the end of kernel functions (BPF trampolines)");
+        }
+        HookFamily::Kprobe => need(features.kprobes != Some(false), "kprobes"),
+        HookFamily::Syscalls => {}
     }
-    // tp_btf programs of a tracepoint that is not there keep the whole object from being loaded.
-    const LIFE: [&str; 5] = ["inet_sock_set_state", "tcp_destroy_sock", "sched_process_exec", "sched_process_exit", "sched_process_fork"];
-    let data: &[&str] = match family {
-        HookFamily::Socket => &["sock_send_length", "sock_recv_length", "tcp_rcv_space_adjust"],
-        HookFamily::Syscalls => &["sys_exit"],
-    };
-    if features.btf == BtfSource::Kernel {
-        for name in data.iter().chain(&LIFE) {
-            need(features.has_tracepoint(name), &format!("the tracepoint {name}"));
+    if features.btf == BtfSource::None {
+        return missing;
+    }
+    for program in programs::of_family(family).filter(|program| program.required) {
+        match program.hook {
+            Hook::Tracepoint(name) => need(features.has_tracepoint(name), &format!("the tracepoint {name}")),
+            Hook::FunctionExit(name) => need(features.has_hook(program.hook), &format!("the function {name}")),
+            Hook::Kprobe(_) | Hook::Kretprobe(_) => {}
         }
     }
     missing
+}
+
+/// Global variables, bounded loops, and what else the verifier must know (docs/kernels.md).
+const OLDEST: (u32, u32) = (5, 4);
+
+/// How the programs of a family are loaded on this kernel.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub family: HookFamily,
+    /// That the kernel may take, the better first.
+    pub flavours: Vec<Flavour>,
+    pub transport: Transport,
+    /// Programs whose hook this kernel does not have.
+    pub absent: Vec<&'static str>,
+    /// See [`Features::recv_nonblock`].
+    pub recv_nonblock: bool,
+    /// Kernel types for field offsets, where the running kernel has none.
+    pub btf: Option<PathBuf>,
+}
+
+impl Way {
+    /// `ring_bytes`: of the ring, or of all perf buffers together.
+    pub fn new(features: &Features, family: HookFamily, transport: config::Transport, ring_bytes: u32) -> Self {
+        let ring = transport == config::Transport::Ring || (transport == config::Transport::Auto && features.ring_buffer != Some(false));
+        let typed = ring && features.takes_typed_programs();
+        Self {
+            family,
+            flavours: if typed { vec![Flavour::Typed, Flavour::Plain] } else { vec![Flavour::Plain] },
+            transport: if ring { Transport::Ring } else { Transport::Perf { buffer_bytes: buffer_bytes(ring_bytes) } },
+            absent: programs::of_family(family).filter(|program| !features.has_hook(program.hook)).map(|program| program.name).collect(),
+            recv_nonblock: features.recv_nonblock,
+            btf: match &features.btf {
+                BtfSource::File(path) => Some(path.clone()),
+                BtfSource::Kernel | BtfSource::None => None,
+            },
+        }
+    }
+}
+
+/// Of one CPU's perf buffer: its share, and room for several of the largest records.
+fn buffer_bytes(ring_bytes: u32) -> u32 {
+    const LEAST: u32 = 256 << 10;
+    let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1).max(1) as u32;
+    (ring_bytes / cpus.next_power_of_two()).max(LEAST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::features::tests::complete, *};
 
-    #[test]
-    fn auto_takes_socket_then_syscalls() {
-        let mut features = complete();
-        assert_eq!(choose_hooks(&features, Hooks::Auto), Ok(HookFamily::Socket));
-        features.set_tracepoint("sock_send_length", false);
-        assert_eq!(choose_hooks(&features, Hooks::Auto), Ok(HookFamily::Syscalls));
-        assert_eq!(choose_hooks(&features, Hooks::Syscalls), Ok(HookFamily::Syscalls));
-        let refusal = choose_hooks(&features, Hooks::Socket).unwrap_err();
-        assert_eq!(refusal.to_string(), "the hooks socket cannot work on this host: the tracepoint sock_send_length");
+    fn choose(features: &Features, wanted: Hooks) -> Result<Vec<HookFamily>, Refusal> {
+        choose_hooks(features, wanted, config::Transport::Auto)
     }
 
     #[test]
-    fn families_that_are_not_built_are_refused_as_such_even_where_the_kernel_has_them() {
-        for (wanted, name) in [(Hooks::Fentry, "fentry"), (Hooks::Kprobe, "kprobe"), (Hooks::Packet, "packet")] {
-            let refusal = choose_hooks(&complete(), wanted).unwrap_err();
-            assert_eq!(refusal, Refusal::NotBuilt(name));
-            assert!(refusal.to_string().contains("not available in this version"));
+    fn auto_takes_all_that_can_work_in_the_order_of_their_cost() {
+        let mut features = complete();
+        assert_eq!(choose(&features, Hooks::Auto).unwrap(), HookFamily::ALL);
+        features.set_tracepoint("sock_send_length", false);
+        assert_eq!(choose(&features, Hooks::Auto).unwrap(), [HookFamily::Fentry, HookFamily::Syscalls, HookFamily::Kprobe]);
+        features.function_exits = Some(false);
+        features.kprobes = Some(false);
+        assert_eq!(choose(&features, Hooks::Auto).unwrap(), [HookFamily::Syscalls]);
+        assert_eq!(choose(&features, Hooks::Syscalls).unwrap(), [HookFamily::Syscalls]);
+        for (wanted, refusal) in [
+            (Hooks::Socket, "the hooks socket cannot work on this host: the tracepoint sock_send_length"),
+            (Hooks::Fentry, "the hooks fentry cannot work on this host: programs at the end of kernel functions (BPF trampolines)"),
+            (Hooks::Kprobe, "the hooks kprobe cannot work on this host: kprobes"),
+        ] {
+            assert_eq!(choose(&features, wanted).unwrap_err().to_string(), refusal);
         }
     }
 
@@ -138,17 +203,39 @@ mod tests {
     fn sys_admin_alone_is_enough_and_bpf_without_perfmon_is_not() {
         let mut features = complete();
         features.capabilities = vec!["CAP_SYS_ADMIN".to_owned()];
-        assert!(choose_hooks(&features, Hooks::Auto).is_ok());
+        assert!(choose(&features, Hooks::Auto).is_ok());
         features.capabilities = vec!["CAP_BPF".to_owned()];
-        let refusal = choose_hooks(&features, Hooks::Auto).unwrap_err().to_string();
+        let refusal = choose(&features, Hooks::Auto).unwrap_err().to_string();
         assert_eq!(refusal, "this host lacks CAP_PERFMON (or CAP_SYS_ADMIN)");
     }
 
     #[test]
-    fn a_file_with_types_does_not_replace_the_kernels_own() {
+    fn types_from_a_file_serve_the_families_that_need_no_typed_arguments() {
         let mut features = complete();
         features.btf = BtfSource::File("/x.btf".into());
-        assert!(matches!(choose_hooks(&features, Hooks::Auto), Err(Refusal::NoneWorks(_))));
+        assert_eq!(choose(&features, Hooks::Auto).unwrap(), [HookFamily::Syscalls, HookFamily::Kprobe]);
+        let way = Way::new(&features, HookFamily::Syscalls, config::Transport::Auto, 8 << 20);
+        assert_eq!((way.flavours, way.btf), (vec![Flavour::Plain], Some("/x.btf".into())));
+        features.btf = BtfSource::None;
+        let refusal = choose(&features, Hooks::Auto).unwrap_err().to_string();
+        assert_eq!(refusal, "this host lacks the kernel's types (BTF), its own or from a file");
+    }
+
+    #[test]
+    fn an_old_kernel_gets_the_plain_programs_and_the_perf_buffer() {
+        let mut features = complete();
+        let way = |features: &Features, transport| Way::new(features, HookFamily::Kprobe, transport, 8 << 20);
+        assert_eq!(way(&features, config::Transport::Auto).flavours, [Flavour::Typed, Flavour::Plain]);
+        assert_eq!(way(&features, config::Transport::Perf).flavours, [Flavour::Plain]);
+        features.atomic_fetch = Some(false);
+        assert_eq!(way(&features, config::Transport::Auto).flavours, [Flavour::Plain]);
+        assert_eq!(way(&features, config::Transport::Auto).transport, Transport::Ring);
+        features.ring_buffer = Some(false);
+        assert!(matches!(way(&features, config::Transport::Auto).transport, Transport::Perf { buffer_bytes: 262_144.. }));
+        let refusal = choose_hooks(&features, Hooks::Kprobe, config::Transport::Ring).unwrap_err().to_string();
+        assert_eq!(refusal, "the hooks kprobe cannot work on this host: the BPF ring buffer (Linux 5.8)");
+        features.kernel = "4.19.0-27-amd64".to_owned();
+        assert!(choose(&features, Hooks::Auto).unwrap_err().to_string().contains("Linux 5.4 or later"));
     }
 
     #[test]
@@ -156,21 +243,14 @@ mod tests {
         let mut features = complete();
         features.set_tracepoint("sock_send_length", false);
         features.set_tracepoint("tcp_destroy_sock", false);
-        let refusal = choose_hooks(&features, Hooks::Auto).unwrap_err().to_string();
-        assert!(
-            refusal.starts_with("this host lacks the tracepoint tcp_destroy_sock; socket lacks the tracepoint sock_send_length"),
-            "{refusal}"
-        );
-        assert!(!refusal.contains("syscalls lacks"), "{refusal}");
+        let refusal = choose(&features, Hooks::Auto).unwrap_err().to_string();
+        assert_eq!(refusal, "this host lacks the tracepoint tcp_destroy_sock; socket lacks the tracepoint sock_send_length");
     }
 
     #[test]
-    fn lockdown_and_an_old_kernel_are_said() {
+    fn lockdown_is_said() {
         let mut features = complete();
         features.lockdown = "confidentiality".to_owned();
-        features.ring_buffer = Some(false);
-        features.atomic_fetch = Some(false);
-        let refusal = choose_hooks(&features, Hooks::Syscalls).unwrap_err().to_string();
-        assert!(refusal.contains("confidentiality") && refusal.contains("ring buffer") && refusal.contains("5.12"), "{refusal}");
+        assert!(choose(&features, Hooks::Syscalls).unwrap_err().to_string().contains("confidentiality"));
     }
 }

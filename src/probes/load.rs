@@ -1,32 +1,31 @@
-//! Loads the BPF object with its settings and attaches the programs of one hook family, each with its own result.
+//! Loads a BPF object with its settings and attaches the programs of one hook family, each with its own result.
 
 use std::{
-    fs,
-    mem::MaybeUninit,
+    collections::{BTreeMap, HashMap},
+    ffi::OsStr,
+    fmt, fs,
     os::fd::{AsFd, AsRawFd},
-    path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context, Result, bail};
-use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, OpenObject, ProgramMut,
-    skel::{OpenSkel, SkelBuilder},
-};
+use anyhow::{Context, Result, anyhow, bail};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenMapMut, OpenObject, ProgramMut};
+use nix::errno::Errno;
+use serde::Serialize;
 
 use super::{
     features::{CgroupController, CgroupHierarchy},
     health::Health,
-    hooks::HookFamily,
+    hooks::{HookFamily, Way},
+    programs::{self, Hook, Part, Program},
+    transport::{Events, Transport, Wake},
+    verdicts::{self, Verified},
 };
-use crate::skel::{OpenRemoraSkel, RemoraSkel, RemoraSkelBuilder, types};
+use crate::skel::{PLAIN, TYPED, types};
 
 /// Everything that the kernel side must know before it is loaded.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    pub family: HookFamily,
-    /// Kernel types for field offsets, where the running kernel has none.
-    pub btf: Option<PathBuf>,
+    pub way: Way,
     /// Port of our own HTTP listener, never watched.
     pub own_port: Option<u16>,
     pub watch_client: bool,
@@ -37,94 +36,118 @@ pub struct LoadOptions {
     pub ports: Vec<u16>,
     /// In which ids of control groups are given.
     pub cgroups: CgroupHierarchy,
-    /// The kernel has the tracepoints that tell of control groups: [`super::features::Features::tells_cgroups`].
-    pub cgroup_events: bool,
     /// Leave out what the [`super::table::CgroupFilter`] says.
     pub filter_cgroups: bool,
     /// Bytes of each call that are captured until a connection's wish says otherwise.
     pub capture_len: u32,
+    /// Of the ring, or of the perf buffers of all CPUs together; a power of two.
     pub ring_bytes: u32,
     pub max_connections: u32,
+    /// Ask the verifier what each program costs it.
+    pub measure: bool,
+}
+
+/// The two ways in which the programs are compiled; `compat.h` says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Flavour {
+    Typed,
+    Plain,
+}
+
+impl Flavour {
+    fn object(self) -> &'static [u8] {
+        match self {
+            Flavour::Typed => TYPED,
+            Flavour::Plain => PLAIN,
+        }
+    }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Flavour::Typed => "typed",
+            Flavour::Plain => "plain",
+        })
+    }
 }
 
 /// The loaded and attached programs. Dropping it detaches them: nothing is pinned, so nothing outlives the process either.
 pub struct Probes {
-    skel: RemoraSkel<'static>,
     links: Vec<Link>,
+    object: Object,
+    flavour: Flavour,
     health: Vec<(String, Health)>,
-    reader_wake: &'static AtomicU32,
+    transport: Transport,
+    verified: BTreeMap<String, Verified>,
 }
 
 impl Probes {
     /// # Errors
-    /// Names the step; the kernel's verifier log goes to the debug log. An optional program that fails is no error but a [`Health`].
+    /// Names the step, and the program that the kernel refused; the verifier's words go to the debug log. An optional program that fails is
+    /// no error but a [`Health`].
     pub fn load(options: &LoadOptions) -> Result<Self> {
-        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |level, text| {
-            // libbpf's own advice ("raise ulimit -l" on any EPERM) misleads: what the user sees is our error with its errno.
-            let text = text.trim_end();
-            match level {
-                libbpf_rs::PrintLevel::Debug => tracing::trace!("{text}"),
-                _ => tracing::debug!("{text}"),
+        verdicts::listen();
+        let mut refusal = anyhow!("no flavour of the programs is for this kernel");
+        for flavour in &options.way.flavours {
+            match Self::load_flavour(options, *flavour) {
+                Ok(probes) => return Ok(probes),
+                Err(error) => {
+                    tracing::debug!("{flavour} programs: {error:#}");
+                    refusal = error;
+                }
             }
-        })));
-        // The skeleton borrows the object for as long as it lives: the agent loads once, and keeps it to its end.
-        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut builder = RemoraSkelBuilder::default();
-        if let Some(btf) = &options.btf {
-            builder.obj_builder.btf_custom_path(btf).with_context(|| format!("reading kernel types from {}", btf.display()))?;
         }
-        let mut open = builder.open(storage).context("opening the BPF object")?;
-        configure(&mut open, options)?;
-        let mut skel = open.load().context("loading the BPF programs")?;
+        Err(refusal)
+    }
 
+    fn load_flavour(options: &LoadOptions, flavour: Flavour) -> Result<Self> {
+        let Loaded { object, refused, verified } = load_object(options, flavour)?;
         for pid in &options.pids {
-            skel.maps.pids.update(&pid.to_ne_bytes(), &[1], MapFlags::ANY).context("filling the process filter")?;
+            find(&object, "pids")?.update(&pid.to_ne_bytes(), &[1], MapFlags::ANY).context("filling the process filter")?;
         }
         for port in &options.ports {
-            skel.maps.ports.update(&port.to_ne_bytes(), &[1], MapFlags::ANY).context("filling the port filter")?;
+            find(&object, "ports")?.update(&port.to_ne_bytes(), &[1], MapFlags::ANY).context("filling the port filter")?;
         }
-        let bss = skel.maps.bss_data.take().context("the object has no variables")?;
-        // SAFETY: the pointer is into the map's memory, which is mapped for 'static (the skeleton is never unmapped before the process
-        // ends: `storage` is leaked and `bss` is the only reference to it); it is aligned, and the kernel writes it as a whole word.
-        #[allow(unsafe_code, reason = "a word shared with the kernel")]
-        let reader_wake = unsafe { AtomicU32::from_ptr(&raw mut bss.reader_wake) };
-        let mut probes = Self { skel, links: Vec::new(), health: Vec::new(), reader_wake };
-        probes.attach(options)?;
+        let numbers = find(&object, "numbers")?;
+        for number in 1..=u64::from(numbers.max_entries()) {
+            numbers.update(&[], &number.to_ne_bytes(), MapFlags::ANY).context("filling the connection numbers")?;
+        }
+        let mut probes = Self { links: Vec::new(), object, flavour, health: Vec::new(), transport: options.way.transport, verified };
+        probes.attach(options, &refused)?;
         Ok(probes)
     }
 
-    fn attach(&mut self, options: &LoadOptions) -> Result<()> {
-        let progs = &self.skel.progs;
-        let data: &[&ProgramMut<'_>] = match options.family {
-            HookFamily::Socket => &[&progs.on_taken, &progs.on_sock_send, &progs.on_sock_recv],
-            HookFamily::Syscalls => &[&progs.on_sys_exit],
-        };
-        let needed = [&progs.on_set_state, &progs.on_destroy];
-        let groups = [&progs.on_cgroup_mkdir, &progs.on_cgroup_rename, &progs.on_cgroup_rmdir];
-        let optional = [&progs.on_exec, &progs.on_exit, &progs.on_fork].into_iter().chain(groups);
-        // Life before data, so that a connection opened in between is not taken for an old one.
-        for (program, required) in needed
-            .into_iter()
-            .map(|program| (program, true))
-            .chain(optional.map(|program| (program, false)))
-            .chain(data.iter().map(|program| (*program, true)))
-        {
-            let name = program.name().to_string_lossy().into_owned();
-            if !program.autoload() {
-                self.health.push((name, Health::Unsupported));
-                continue;
-            }
-            match program.attach() {
-                Ok(link) => {
-                    self.links.push(link);
-                    self.health.push((name, Health::Attached));
+    fn attach(&mut self, options: &LoadOptions, refused: &[Refused]) -> Result<()> {
+        let loaded: HashMap<_, _> = self.object.progs_mut().map(|program| (program.name().to_owned(), program)).collect();
+        for program in programs::of_family(options.way.family) {
+            let name = program.name;
+            let health = if options.way.absent.contains(&name) {
+                Health::Unsupported
+            } else if let Some(refused) = refused.iter().find(|refused| refused.program == name) {
+                Health::Failed(refused.why.clone())
+            } else {
+                let Some(loaded) = loaded.get(OsStr::new(name)) else { bail!("the object has no program {name}") };
+                match attach(program, loaded) {
+                    Ok(link) => {
+                        self.links.push(link);
+                        Health::Attached
+                    }
+                    Err(error) if program.required => bail!("attaching {name}: {error}"),
+                    Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Health::Unsupported,
+                    Err(error) => Health::Failed(error.to_string()),
                 }
-                Err(error) if required => bail!("attaching {name}: {error}"),
-                Err(error) => {
-                    tracing::warn!("attaching {name}: {error}; processes are named by /proc alone");
-                    self.health.push((name, Health::Failed(error.to_string())));
-                }
+            };
+            if let Health::Failed(why) = &health {
+                let cost = match program.part {
+                    Part::Life | Part::Data(_) => "what it would see is missed",
+                    Part::Processes => "processes are named by /proc alone",
+                    Part::Groups => "containers that are gone when they are looked for have no name",
+                };
+                tracing::warn!("{name} cannot be used: {why}; {cost}");
             }
+            self.health.push((name.to_owned(), health));
         }
         Ok(())
     }
@@ -139,65 +162,66 @@ impl Probes {
         &self.health
     }
 
-    /// The ring of records; for one reader.
-    pub fn events(&self) -> Result<MapHandle> {
-        MapHandle::try_from(&self.skel.maps.events).context("taking a handle of the events map")
+    /// What the verifier had to do, by program; where [`LoadOptions::measure`] was set.
+    pub fn verified(&self) -> &BTreeMap<String, Verified> {
+        &self.verified
     }
 
-    /// The word by which the reader asks to be woken.
-    pub fn reader_wake(&self) -> Wake {
-        Wake(self.reader_wake)
+    pub fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The records; for one reader.
+    pub fn events(&self) -> Result<Events> {
+        let map = self.handle("events")?;
+        Ok(match self.transport {
+            Transport::Ring => Events::Ring { map, wake: Wake::map(&self.handle(".data.wake")?)? },
+            Transport::Perf { buffer_bytes } => Events::Perf { map, buffer_bytes },
+        })
     }
 
     pub fn table(&self) -> Result<super::table::ConnectionTable> {
-        Ok(super::table::ConnectionTable::new(MapHandle::try_from(&self.skel.maps.conns).context("taking a handle of the connection map")?))
+        Ok(super::table::ConnectionTable::new(self.handle("conns")?))
     }
 
     pub fn wishes(&self) -> Result<super::table::Wishes> {
-        Ok(super::table::Wishes::new(MapHandle::try_from(&self.skel.maps.wishes).context("taking a handle of the wishes map")?))
+        Ok(super::table::Wishes::new(self.handle("wishes")?))
     }
 
     /// The control groups that are ignored; has a say where [`LoadOptions::filter_cgroups`] was set.
     pub fn cgroup_filter(&self) -> Result<super::table::CgroupFilter> {
-        let map = MapHandle::try_from(&self.skel.maps.cgroups).context("taking a handle of the control group filter")?;
-        Ok(super::table::CgroupFilter::new(map))
+        Ok(super::table::CgroupFilter::new(self.handle("cgroups")?))
     }
 
     pub fn tallies(&self) -> Result<super::table::Tallies> {
-        Ok(super::table::Tallies::new(MapHandle::try_from(&self.skel.maps.stats).context("taking a handle of the stats map")?))
+        Ok(super::table::Tallies::new(self.handle("stats")?))
+    }
+
+    fn handle(&self, name: &str) -> Result<MapHandle> {
+        MapHandle::try_from(&find(&self.object, name)?).with_context(|| format!("taking a handle of the map {name}"))
     }
 
     /// What the kernel says of each loaded program.
     pub fn run_times(&self) -> Vec<RunTime> {
-        let progs = &self.skel.progs;
-        [
-            &progs.on_set_state,
-            &progs.on_destroy,
-            &progs.on_exec,
-            &progs.on_exit,
-            &progs.on_fork,
-            &progs.on_cgroup_mkdir,
-            &progs.on_cgroup_rename,
-            &progs.on_cgroup_rmdir,
-            &progs.on_taken,
-            &progs.on_sock_send,
-            &progs.on_sock_recv,
-            &progs.on_sys_exit,
-        ]
-        .into_iter()
-        .filter(|program| program.autoload())
-        .filter_map(|program| {
-            let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
-            let number = |key: &str| fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
-            Some(RunTime {
-                name: program.name().to_string_lossy().into_owned(),
-                nanoseconds: number("run_time_ns:")?,
-                runs: number("run_cnt:")?,
-                // Since 5.12.
-                missed: number("recursion_misses:").unwrap_or(0),
+        let loaded = self.object.progs_mut().filter(|program| program.autoload());
+        loaded
+            .filter_map(|program| {
+                let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
+                let number = |key: &str| fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+                Some(RunTime {
+                    name: program.name().to_string_lossy().into_owned(),
+                    // Since 5.1.
+                    nanoseconds: number("run_time_ns:").unwrap_or(0),
+                    runs: number("run_cnt:").unwrap_or(0),
+                    // Since 5.12.
+                    missed: number("recursion_misses:").unwrap_or(0),
+                })
             })
-        })
-        .collect()
+            .collect()
     }
 }
 
@@ -212,29 +236,106 @@ pub struct RunTime {
     pub missed: u64,
 }
 
-/// See `enum wake` in `transport.h`.
-#[derive(Clone, Copy, Debug)]
-pub struct Wake(&'static AtomicU32);
+/// A map of a loaded object.
+fn find<'a>(object: &'a Object, name: &str) -> Result<libbpf_rs::Map<'a>> {
+    object.maps().find(|map| map.name() == name).with_context(|| format!("the object has no map {name}"))
+}
 
-impl Wake {
-    pub fn never(self) {
-        self.0.store(types::wake::WAKE_NEVER.0, Ordering::Relaxed);
-    }
+/// A program that the kernel did not load.
+struct Refused {
+    program: &'static str,
+    why: String,
+}
 
-    /// Before a short sleep.
-    pub fn on_bytes(self) {
-        self.0.store(types::wake::WAKE_ON_BYTES.0, Ordering::SeqCst);
-    }
+struct Loaded {
+    object: Object,
+    refused: Vec<Refused>,
+    verified: BTreeMap<String, Verified>,
+}
 
-    /// Before a sleep that ends when something happens.
-    pub fn on_first(self) {
-        self.0.store(types::wake::WAKE_ON_FIRST.0, Ordering::SeqCst);
+/// Loads, and again without each optional program that the kernel refuses.
+fn load_object(options: &LoadOptions, flavour: Flavour) -> Result<Loaded> {
+    let mut refused: Vec<Refused> = Vec::new();
+    loop {
+        let mut builder = ObjectBuilder::default();
+        if let Some(btf) = options.way.btf.as_ref().filter(|_| flavour == Flavour::Plain) {
+            builder.btf_custom_path(btf).with_context(|| format!("reading kernel types from {}", btf.display()))?;
+        }
+        let mut open = builder.open_memory(flavour.object()).context("opening the BPF object")?;
+        configure(&mut open, options, &refused)?;
+        verdicts::take();
+        let error = match open.load() {
+            Ok(object) => return Ok(Loaded { object, refused, verified: verdicts::take().verified }),
+            Err(error) => error,
+        };
+        let Some((name, why)) = verdicts::take().refused else { return Err(error).context("loading the BPF programs") };
+        match programs::of_family(options.way.family).find(|program| program.name == name) {
+            Some(program) if !program.required && refused.iter().all(|refused| refused.program != name) => {
+                refused.push(Refused { program: program.name, why });
+            }
+            _ => return Err(anyhow!("{error}").context(format!("loading the BPF program {name}"))),
+        }
     }
 }
 
-fn configure(open: &mut OpenRemoraSkel<'_>, options: &LoadOptions) -> Result<()> {
-    let rodata = open.maps.rodata_data.as_mut().context("the object has no settings")?;
-    let settings = &mut rodata.settings;
+fn attach(program: &Program, loaded: &ProgramMut<'_>) -> libbpf_rs::Result<Link> {
+    match program.hook {
+        Hook::Tracepoint(_) | Hook::FunctionExit(_) => loaded.attach(),
+        Hook::Kretprobe(function) => loaded.attach_kprobe(true, function),
+        Hook::Kprobe(functions) => {
+            let mut outcome = Err(libbpf_rs::Error::from_raw_os_error(Errno::ENOENT as i32));
+            for function in functions {
+                outcome = loaded.attach_kprobe(false, function);
+                if outcome.is_ok() {
+                    break;
+                }
+            }
+            outcome
+        }
+    }
+}
+
+fn configure(open: &mut OpenObject, options: &LoadOptions, refused: &[Refused]) -> Result<()> {
+    /// BPF_LOG_STATS of the kernel's include/linux/bpf_verifier.h; since 5.2.
+    const LOG_STATS: u32 = 4;
+    for mut program in open.progs_mut() {
+        if options.measure {
+            program.set_log_level(LOG_STATS);
+        }
+        let name = program.name().to_string_lossy().into_owned();
+        let wanted = programs::of_family(options.way.family).any(|program| program.name == name);
+        program.set_autoload(wanted && !options.way.absent.contains(&&*name) && refused.iter().all(|refused| refused.program != name));
+    }
+    let cpus = libbpf_rs::num_possible_cpus().context("counting CPUs")? as u32;
+    for mut map in open.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        match &*name {
+            ".rodata.settings" => write_settings(&mut map, options)?,
+            "events" if options.way.transport != Transport::Ring => {
+                let flip = [map.set_type(MapType::PerfEventArray), map.set_key_size(4), map.set_value_size(4)];
+                flip.into_iter().collect::<Result<(), _>>().context("making a perf buffer of the ring")?;
+            }
+            "mmsg" => map.set_autocreate(options.way.family == HookFamily::Socket).context("leaving out the message map")?,
+            "calls" => map.set_autocreate(options.way.family == HookFamily::Kprobe).context("leaving out the call map")?,
+            _ => {}
+        }
+        let entries = match &*name {
+            "events" if options.way.transport == Transport::Ring => options.ring_bytes,
+            "events" | "scratches" => cpus,
+            "conns" => options.max_connections,
+            "pids" => options.pids.len().max(1) as u32,
+            "ports" => options.ports.len().max(1) as u32,
+            "cgroups" if !options.filter_cgroups => 1,
+            _ => continue,
+        };
+        map.set_max_entries(entries).with_context(|| format!("sizing the map {name}"))?;
+    }
+    Ok(())
+}
+
+fn write_settings(map: &mut OpenMapMut<'_>, options: &LoadOptions) -> Result<()> {
+    let bytes = map.initial_value_mut().context("the settings have no value")?;
+    let settings: &mut types::settings = plain::from_mut_bytes(bytes).map_err(|_| anyhow!("the settings are of another size"))?;
     settings.own_pid = std::process::id();
     settings.own_netns = own_netns()?;
     settings.own_port = options.own_port.unwrap_or(0);
@@ -247,27 +348,8 @@ fn configure(open: &mut OpenRemoraSkel<'_>, options: &LoadOptions) -> Result<()>
     settings.cgroup_hierarchy = options.cgroups.number;
     settings.capture_len = options.capture_len;
     settings.wake_bytes = u64::from(options.ring_bytes / 8);
-
-    open.maps.events.set_max_entries(options.ring_bytes).context("sizing the ring buffer")?;
-    open.maps.conns.set_max_entries(options.max_connections).context("sizing the connection map")?;
-    let cpus = libbpf_rs::num_possible_cpus().context("counting CPUs")?;
-    open.maps.scratches.set_max_entries(cpus as u32).context("sizing the scratch map")?;
-    open.maps.pids.set_max_entries(options.pids.len().max(1) as u32).context("sizing the process filter")?;
-    open.maps.ports.set_max_entries(options.ports.len().max(1) as u32).context("sizing the port filter")?;
-
-    if !options.filter_cgroups {
-        open.maps.cgroups.set_max_entries(1).context("sizing the control group filter")?;
-    }
-
-    for program in [&mut open.progs.on_cgroup_mkdir, &mut open.progs.on_cgroup_rename, &mut open.progs.on_cgroup_rmdir] {
-        program.set_autoload(options.cgroup_events);
-    }
-    let socket = options.family == HookFamily::Socket;
-    open.progs.on_taken.set_autoload(socket);
-    open.progs.on_sock_send.set_autoload(socket);
-    open.progs.on_sock_recv.set_autoload(socket);
-    open.progs.on_sys_exit.set_autoload(!socket);
-    open.maps.mmsg.set_autocreate(socket).context("leaving out the message map")?;
+    settings.perf_buffer = (options.way.transport != Transport::Ring).into();
+    settings.recv_nonblock = options.way.recv_nonblock.into();
     Ok(())
 }
 

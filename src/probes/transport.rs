@@ -1,32 +1,104 @@
-//! Reads the ring: sleeps without being woken for each record, and hands records over by reference.
+//! Reads the records: sleeps without being woken for each of them, and hands them over by reference. From a ring, or from a perf buffer.
 
-use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
-    time::Duration,
-};
+use std::{num::NonZeroUsize, os::fd::AsFd, ptr::NonNull, sync::Arc, sync::atomic::AtomicU32, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, Result};
-/// The ring, as it is handed from the loader to the reader.
-pub use libbpf_rs::MapHandle;
-use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::{
     errno::Errno,
-    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    libc::c_void,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        mman::{MapFlags, ProtFlags, mmap, munmap},
+    },
 };
 
-use super::load::Wake;
-use crate::event;
+use super::perf::PerfReader;
+use crate::{event, skel::types};
 
 /// So many records at a time: under a load that never lets the ring run empty the reader has other things to do, too.
 pub const ROUND: usize = 16_384;
 /// A record that was begun before the reader asked to be woken is there by then.
 const SETTLING: Duration = Duration::from_millis(10);
 
-/// The consuming end of the ring. Lives in the thread that made it.
-pub struct Reader<'a> {
-    ring: RingBuffer<'a>,
-    epoll: Epoll,
-    wake: Wake,
+/// What records travel in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// One ring of all CPUs (Linux 5.8).
+    Ring,
+    /// A buffer for each CPU, of so many bytes; a power of two.
+    Perf { buffer_bytes: u32 },
+}
+
+impl Transport {
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Ring => "ring",
+            Transport::Perf { .. } => "perf",
+        }
+    }
+}
+
+/// The records' map, as it is handed from the loader to the reader.
+pub enum Events {
+    Ring { map: MapHandle, wake: Wake },
+    Perf { map: MapHandle, buffer_bytes: u32 },
+}
+
+/// The word by which the reader of a ring asks to be woken. See `enum wake` in `transport.h`.
+#[derive(Clone, Debug)]
+pub struct Wake(Arc<Word>);
+
+#[derive(Debug)]
+struct Word(NonNull<c_void>);
+
+// SAFETY: the word is only touched as an atomic.
+#[allow(unsafe_code, reason = "a word shared with the kernel")]
+unsafe impl Send for Word {}
+// SAFETY: as above.
+#[allow(unsafe_code, reason = "a word shared with the kernel")]
+unsafe impl Sync for Word {}
+
+impl Wake {
+    /// `map` holds the word alone, and may be mapped.
+    pub(super) fn map(map: &MapHandle) -> Result<Self> {
+        let length = NonZeroUsize::MIN;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice, of a map of at least this length; it is unmapped with the last handle.
+        #[allow(unsafe_code, reason = "a word shared with the kernel")]
+        let word = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map.as_fd(), 0) }.context("mapping the reader's word")?;
+        Ok(Self(Arc::new(Word(word))))
+    }
+
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: the mapping is a page, lives as long as `self`, and the word at its begin is read and written as a whole by both sides.
+        #[allow(unsafe_code, reason = "a word shared with the kernel")]
+        unsafe {
+            AtomicU32::from_ptr(self.0.0.as_ptr().cast())
+        }
+    }
+
+    pub fn never(&self) {
+        self.word().store(types::wake::WAKE_NEVER.0, Ordering::Relaxed);
+    }
+
+    /// Before a short sleep.
+    pub fn on_bytes(&self) {
+        self.word().store(types::wake::WAKE_ON_BYTES.0, Ordering::SeqCst);
+    }
+
+    /// Before a sleep that ends when something happens.
+    pub fn on_first(&self) {
+        self.word().store(types::wake::WAKE_ON_FIRST.0, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Word {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `Wake::map`, with this length, and nobody has the address any more.
+        #[allow(unsafe_code, reason = "a word shared with the kernel")]
+        let _ = unsafe { munmap(self.0, 1) };
+    }
 }
 
 /// How long the reader may sleep.
@@ -38,9 +110,46 @@ pub enum Sleep {
     UntilEvent(Duration),
 }
 
+/// The consuming end. Lives in the thread that made it.
+pub enum Reader<'a> {
+    Ring(RingReader<'a>),
+    Perf(PerfReader<'a>),
+}
+
 impl<'a> Reader<'a> {
-    /// `on_record` gets each record once, in ring order. It must not panic: it is called from C, where a panic ends the process.
-    pub fn new(events: &'a MapHandle, wake: Wake, mut on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
+    /// `on_record` gets each record once: of a ring in its order, of a perf buffer in that of their times as far as they are known. It must
+    /// not panic: it is called from C, where a panic ends the process.
+    pub fn new(events: &'a Events, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
+        Ok(match events {
+            Events::Ring { map, wake } => Self::Ring(RingReader::new(map, wake, on_record)?),
+            Events::Perf { map, buffer_bytes } => Self::Perf(PerfReader::new(map, *buffer_bytes, on_record)?),
+        })
+    }
+
+    /// Hands over what is there, about [`ROUND`] records at most; their number, or more while some are held back.
+    pub fn consume(&mut self) -> Result<usize> {
+        match self {
+            Self::Ring(reader) => reader.consume(),
+            Self::Perf(reader) => reader.consume(),
+        }
+    }
+
+    pub fn sleep(&mut self, sleep: Sleep) -> Result<()> {
+        match self {
+            Self::Ring(reader) => reader.sleep(sleep),
+            Self::Perf(reader) => reader.sleep(sleep),
+        }
+    }
+}
+
+pub struct RingReader<'a> {
+    ring: RingBuffer<'a>,
+    epoll: Epoll,
+    wake: &'a Wake,
+}
+
+impl<'a> RingReader<'a> {
+    fn new(events: &'a MapHandle, wake: &'a Wake, mut on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(events, move |record| {
@@ -51,21 +160,17 @@ impl<'a> Reader<'a> {
             .context("adding the ring buffer")?;
         let ring = builder.build().context("mapping the ring buffer")?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll instance")?;
-        // SAFETY: the descriptor belongs to `events`, which outlives the epoll instance.
-        #[allow(unsafe_code, reason = "borrowing the map's descriptor")]
-        let fd = unsafe { BorrowedFd::borrow_raw(events.as_fd().as_raw_fd()) };
         // Edge-triggered: the ring is readable whenever it holds anything, but only a wake-up that was asked for ends a sleep.
-        epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).context("watching the ring buffer")?;
+        epoll.add(events.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).context("watching the ring buffer")?;
         Ok(Self { ring, epoll, wake })
     }
 
-    /// Hands over what is in the ring, [`ROUND`] records at most; their number.
-    pub fn consume(&self) -> Result<usize> {
+    fn consume(&self) -> Result<usize> {
         let count = self.ring.consume_raw_n(ROUND);
         usize::try_from(count).map_err(|_| anyhow::anyhow!("reading the ring buffer: {}", std::io::Error::from_raw_os_error(-count)))
     }
 
-    pub fn sleep(&self, sleep: Sleep) -> Result<()> {
+    fn sleep(&self, sleep: Sleep) -> Result<()> {
         let timeout = match sleep {
             Sleep::Moment(time) => {
                 self.wake.on_bytes();
@@ -74,25 +179,25 @@ impl<'a> Reader<'a> {
             Sleep::UntilEvent(time) => {
                 self.wake.on_first();
                 // The kernel looks at the request first and writes its record then: what came in between does not wake us.
-                if self.consume()? > 0 || self.wait(SETTLING.min(time))? || self.consume()? > 0 {
+                if self.consume()? > 0 || wait(&self.epoll, SETTLING.min(time))? || self.consume()? > 0 {
                     self.wake.never();
                     return Ok(());
                 }
                 time.saturating_sub(SETTLING)
             }
         };
-        let outcome = self.wait(timeout);
+        let outcome = wait(&self.epoll, timeout);
         self.wake.never();
         outcome.map(drop)
     }
+}
 
-    /// Whether a wake-up came.
-    fn wait(&self, time: Duration) -> Result<bool> {
-        let timeout = EpollTimeout::try_from(time).unwrap_or(EpollTimeout::from(1000u16));
-        match self.epoll.wait(&mut [EpollEvent::empty()], timeout) {
-            Ok(count) => Ok(count > 0),
-            Err(Errno::EINTR) => Ok(true),
-            Err(error) => Err(error).context("waiting for events"),
-        }
+/// Whether a wake-up came.
+pub(super) fn wait(epoll: &Epoll, time: Duration) -> Result<bool> {
+    let timeout = EpollTimeout::try_from(time).unwrap_or(EpollTimeout::from(1000u16));
+    match epoll.wait(&mut [EpollEvent::empty()], timeout) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(true),
+        Err(error) => Err(error).context("waiting for events"),
     }
 }

@@ -10,10 +10,11 @@ use std::{
 };
 
 use remora::{
+    config::{Hooks, Transport},
     event::{Body, Event},
     probes::{
         features::{CgroupController, CgroupHierarchy, Features},
-        hooks::{HookFamily, choose_hooks},
+        hooks::{HookFamily, Way, choose_hooks},
         load::{LoadOptions, Probes},
         transport::Reader,
     },
@@ -29,24 +30,24 @@ const CONTAINER: &str = "c11e4700feedface0123456789abcdef0123456789abcdef0123456
 const OTHER: &str = "5e7c0ffee0ddba11deadbeef00112233445566778899aabbccddeeff01234567";
 
 fn family() -> HookFamily {
-    choose_hooks(&Features::probe(None, &[]), remora::config::Hooks::Auto).expect("a host that can be observed")
+    let families = choose_hooks(&Features::probe(None, &[]), Hooks::Auto, Transport::Auto).expect("a host that can be observed");
+    families[0]
 }
 
 fn load(family: HookFamily, cgroups: CgroupHierarchy, filter_cgroups: bool) -> Probes {
     let options = LoadOptions {
-        family,
-        btf: None,
+        way: Way::new(&Features::probe(None, &[]), family, Transport::Auto, 8 << 20),
         own_port: None,
         watch_client: true,
         watch_server: true,
         pids: vec![],
         ports: vec![],
         cgroups,
-        cgroup_events: true,
         filter_cgroups,
         capture_len: 1024,
         ring_bytes: 8 << 20,
         max_connections: 4096,
+        measure: false,
     };
     Probes::load(&options).expect("load the programs")
 }
@@ -55,7 +56,7 @@ fn load(family: HookFamily, cgroups: CgroupHierarchy, filter_cgroups: bool) -> P
 fn records(probes: &Probes) -> Vec<Vec<u8>> {
     let events = probes.events().expect("the ring");
     let records = RefCell::new(Vec::new());
-    let reader = Reader::new(&events, probes.reader_wake(), |record| records.borrow_mut().push(record.to_vec())).expect("a reader");
+    let mut reader = Reader::new(&events, |record| records.borrow_mut().push(record.to_vec())).expect("a reader");
     while reader.consume().expect("read the ring") > 0 {}
     drop(reader);
     records.into_inner()
