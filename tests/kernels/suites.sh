@@ -3,6 +3,7 @@
 
 # Where this system's own Debian packages come from.
 own_mirror() {
+	# shellcheck disable=SC2016
 	apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL)' 'Created-By: Packages' | awk '$2 == "Debian" && $3 == "Debian" {print $1; exit}'
 }
 

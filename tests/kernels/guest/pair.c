@@ -244,7 +244,8 @@ static bool open_ring(struct ring *ring)
 	if (ring->fd < 0)
 		return false;
 	sq = map_ring(ring->fd, params.sq_off.array + params.sq_entries * sizeof(__u32), IORING_OFF_SQ_RING);
-	cq = map_ring(ring->fd, params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe), IORING_OFF_CQ_RING);
+	cq = map_ring(ring->fd, params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe),
+		      IORING_OFF_CQ_RING);
 	ring->sqes = map_ring(ring->fd, params.sq_entries * sizeof(struct io_uring_sqe), IORING_OFF_SQES);
 	if (sq == MAP_FAILED || cq == MAP_FAILED || ring->sqes == MAP_FAILED)
 		return false;
@@ -572,9 +573,10 @@ static bool serve(struct link *link, struct tally *tally)
 		if (sscanf(link->in, "%7s %1023s HTTP/1.1", method, path) != 2 || !is_exact(&message, n, false))
 			return false;
 		body_len = message.body_len ?: BODY_DEFAULT;
-		head_len = snprintf(link->out, HEAD_MAX,
-				    "HTTP/1.1 %u Status\r\nServer: pair\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n\r\n",
-				    status_of(path), body_len);
+		head_len = snprintf(
+			link->out, HEAD_MAX,
+			"HTTP/1.1 %u Status\r\nServer: pair\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n\r\n",
+			status_of(path), body_len);
 		if (!send_message(link, head_len, body_len, n, true))
 			return false;
 		tally->exchanges++;
@@ -754,7 +756,8 @@ static enum exit_status run_refused(const struct options *options)
 static enum exit_status usage(void)
 {
 	fputs("usage: pair server  --address A --port P --means M [--connections C]\n"
-	      "       pair client  --address A --port P --means M --count N [--connections C] [--size BYTES] [--path PATH]\n"
+	      "       pair client  --address A --port P --means M --count N [--connections C] [--size BYTES] [--path "
+	      "PATH]\n"
 	      "       pair refused --address A --port P --count N\n"
 	      "means:",
 	      stderr);
@@ -825,7 +828,8 @@ static bool parse_options(char **arguments, struct options *options)
 		if (!is_good)
 			return false;
 	}
-	return port > 0 && options->path[0] == '/' && strlen(options->path) < 1024 && parse_address(address, port, options);
+	return port > 0 && options->path[0] == '/' && strlen(options->path) < 1024 &&
+	       parse_address(address, port, options);
 }
 
 int main(int argc, char **argv)
