@@ -1,80 +1,75 @@
 #!/usr/bin/env bash
-# `make test-kernels`: the agent on kernels of other ages, in virtual machines (QEMU; no KVM is needed). Debian's cloud kernels boot
-# from an initramfs that holds the agent and a few programs of this host, so neither disk nor modules nor network are needed. In each
-# the agent watches a fixed number of HTTP requests and DNS look-ups with each family of hooks; what it says must be that number, and
-# nothing lost.
+# `make test-kernels`: the agent on kernels of other ages and kinds, in virtual machines (QEMU; no KVM is needed): kernel × family of
+# hooks × transport. A guest boots once from an initramfs that holds the agent and a few programs of this host, so neither disk nor
+# modules nor network are needed; in it the agent watches a fixed amount of traffic with each family over each transport (guest/init).
+# What it says must be exactly that traffic, with nothing lost, and what does not work must be what `remora doctor` says (judge.py).
 #
-#   tests/kernels/run.sh [KERNEL...]    all of the table below, or some by their first column
+#   tests/kernels/run.sh [-jN] [--markdown | --check | --write] [KERNEL...]    all of the table below, or some by their first column
 #
+# -jN boots so many guests at a time. --markdown prints the table as Markdown; --write puts that into docs/kernels.md, and --check
+# fails where it is another one.
 # REMORA is the agent, else target/release/remora. Kernels are kept in ${XDG_CACHE_HOME:-~/.cache}/remora/kernels; remove one there to
-# get a newer one. What the guests said is in target/kernels.
+# get a newer one. What the guests said is in target/kernels/NAME, the consoles are NAME.console, the doctor's words NAME.doctor.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/support/debian.sh
 source tests/support/debian.sh
+# shellcheck source=tests/kernels/suites.sh
+source tests/kernels/suites.sh
 
-# Name, Debian suite, package (its newest is taken), and what is expected: families of hooks that work, or `refused`.
+# Name, Debian suites, package (the newest of all the suites is taken), and the families of hooks that must be usable at least.
+# The last two have scripts of their own.
 KERNELS='
-5.10 bullseye         linux-image-5\.10\.0-[0-9]+       refused
-6.1  bookworm         linux-image-6\.1\.0-[0-9]+        syscalls
-6.12 trixie           linux-image-6\.12\.[0-9]+.deb13   socket,syscalls
-6.16 trixie-backports linux-image-6\.16\.[0-9]+.deb13   socket,syscalls
+5.10             bullseye             linux-image-5\.10\.0-[0-9]+-cloud-amd64        fentry,kprobe,syscalls,packet
+6.1              bookworm             linux-image-6\.1\.0-[0-9]+-cloud-amd64         fentry,kprobe,syscalls,packet
+6.1-rt           bookworm             linux-image-6\.1\.0-[0-9]+-rt-amd64            fentry,kprobe,syscalls,packet
+6.12             trixie               linux-image-6\.12\.[0-9]+.deb13-cloud-amd64    socket,fentry,kprobe,syscalls,packet
+newest           sid,trixie-backports linux-binary-[0-9.]+.deb[0-9]+-cloud-amd64     socket,fentry,kprobe,syscalls,packet
+5.10-without-btf -                    without-btf.sh                                 kprobe,syscalls,packet
+6.1-arm64        -                    arm64.sh                                       kprobe,syscalls,packet
 '
+# Every family that there is, and the traffic of one run: requests over a connection that is kept, requests with one each, attempts to a
+# closed port, look-ups. For the guest and for judge.py.
+PLAN='
+HOOKS="socket fentry kprobe syscalls packet"
 REQUESTS=20
-LOOKUPS=5
+CLOSED=5
+REFUSED=3
+LOOKUPS=3
+'
 # Of a boot with everything in it; software emulation on a busy machine.
 BOOT_SECONDS=300
-MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 PROGRAMS=(nginx curl unbound)
+DOCUMENT=docs/kernels.md
 # Nested KVM is there on many machines and works on few.
 accelerator=${ACCELERATOR:-tcg}
 remora=${REMORA:-target/release/remora}
 kernels=$CACHE/kernels
 out=target/kernels
 
-# A private directory of apt, so that other suites do not reach this system.
-prepare_apt() {
-	local apt=$kernels/apt suite
-	mkdir -p "$apt"/{lists,archives}/partial "$apt/parts"
-	touch "$apt/status"
-	for suite in "$@"; do
-		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $MIRROR $suite main"
-	done >"$apt/sources.list"
-	cat >"$apt/apt.conf" <<-EOF
-		Dir::State "$apt"; Dir::State::status "$apt/status"; Dir::Cache "$apt";
-		Dir::Etc::SourceList "$apt/sources.list"; Dir::Etc::SourceParts "$apt/parts";
-		APT::Architecture "amd64"; APT::Architectures "amd64"; APT::Sandbox::User "root"; Acquire::Languages "none";
-		Acquire::Check-Valid-Until "false"; Acquire::Check-Date "false";
-	EOF
-	export APT_CONFIG=$apt/apt.conf
-	apt-get update -qq
-}
-
 # The kernels that are not kept yet. Of each only the image stays.
 fetch_kernels() {
-	local name suite pattern hooks package work wanted=() suites=()
-	while read -r name suite pattern hooks; do
-		[[ -e $kernels/vmlinuz-$name ]] && continue
-		wanted+=("$name $pattern")
-		suites+=("$suite")
-	done
-	((${#wanted[@]})) || return 0
-	mapfile -t suites < <(printf '%s\n' "${suites[@]}" | sort -u)
-	(
-		prepare_apt "${suites[@]}"
+	local name suites pattern families package work
+	while read -r name suites pattern families; do
+		[[ -s $kernels/vmlinuz-$name ]] && continue
+		if [[ $suites == - ]]; then
+			"tests/kernels/$pattern" || die "$name: tests/kernels/$pattern failed"
+			[[ -s $kernels/vmlinuz-$name ]] || die "$name: tests/kernels/$pattern left no $kernels/vmlinuz-$name"
+			continue
+		fi
 		work=$(mktemp -d "$kernels/fetch.XXXXXX")
-		trap 'rm -rf "$work"' EXIT
-		for line in "${wanted[@]}"; do
-			read -r name pattern <<<"$line"
-			package=$(apt-cache search --names-only "^$pattern-cloud-amd64\$" | cut -d' ' -f1 | sort -V | tail -n1)
-			[[ $package ]] || die "Debian has no $pattern any more; see the table in this script"
-			say "fetching $package"
-			rm -rf "${work:?}"/*
-			(cd "$work" && apt-get download -qq "$package") || die "apt-get download $package failed"
-			dpkg-deb --fsys-tarfile "$work"/*.deb | tar -xO --wildcards '*/vmlinuz*' >"$work/vmlinuz"
+		(
+			trap 'rm -rf "$work"' EXIT
+			# shellcheck disable=SC2086
+			use_suites "$kernels/apt-$name" amd64 ${suites//,/ }
+			package=$(newest_package "^$pattern\$")
+			[[ $package ]] || die "$name: none of $pattern in Debian's $suites; see the table in this script"
+			say "$name: fetching $package"
+			fetch_package "$package" "$work/package.deb"
+			dpkg-deb --fsys-tarfile "$work/package.deb" | tar -xO --wildcards '*/vmlinuz*' >"$work/vmlinuz"
 			mv "$work/vmlinuz" "$kernels/vmlinuz-$name"
-		done
-	)
+		) || exit 1
+	done
 }
 
 # A program under a name, and the libraries that it needs at their places of this host.
@@ -87,121 +82,157 @@ copy_program() {
 	done
 }
 
-# One initramfs for all kernels.
-make_guest() {
-	local root=$1/root program
-	mkdir -p "$root"/{bin,dev,proc,sys,tmp,etc,guest,files,var/log/nginx,var/lib/nginx}
-	cp tests/kernels/guest/*.conf "$root/guest/"
-	install -m 755 tests/kernels/guest/init "$root/init"
+# The root folder of the guests of this host's architecture.
+make_root() {
+	local root=$1 program
+	mkdir -p "$root/bin"
 	install -m 755 "$(command -v busybox)" "$root/bin/busybox"
-	for program in $("$root/bin/busybox" --list); do
-		[[ -e $root/bin/$program ]] || ln -s busybox "$root/bin/$program"
-	done
 	for program in "${PROGRAMS[@]}"; do
 		copy_program "$root" "$program" "$(PATH=$PATH:/usr/sbin command -v "$program")"
 	done
 	copy_program "$root" remora "$remora"
 	strip "$root/bin/remora"
+}
+
+pack() {
+	(cd "$1" && find . | busybox cpio -o -H newc 2>/dev/null) >"$2"
+}
+
+# What all guests of an architecture have, over its programs.
+make_initramfs() {
+	local root=$1 file=$2 program
+	mkdir -p "$root"/{dev,proc,sys,tmp,etc,guest,files,var/log/nginx,var/lib/nginx}
+	cp tests/kernels/guest/*.conf "$plan" "$root/guest/"
+	install -m 755 tests/kernels/guest/init "$root/init"
+	# the host's busybox, which is of the same version, says what is in it
+	for program in $(busybox --list); do
+		[[ -e $root/bin/$program ]] || ln -s busybox "$root/bin/$program"
+	done
 	printf 'root:x:0:0:root:/:/bin/sh\n' >"$root/etc/passwd"
 	printf 'root:x:0:\n' >"$root/etc/group"
 	printf 'nameserver 127.0.0.1\n' >"$root/etc/resolv.conf"
 	printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"
 	printf '127.0.0.1 localhost\n' >"$root/etc/hosts"
 	head -c 20000 /dev/zero | tr '\0' x >"$root/files/large"
-	(cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$1/initramfs"
+	pack "$root" "$file"
 }
 
-# The families of hooks that a kernel is tried with.
-families() {
-	if [[ $1 == refused ]]; then echo auto; else echo "$1"; fi
+# What one kernel has beside: a second archive behind the first.
+make_guest() {
+	local name=$1 root=$2 channel=/dev/ttyS1 programs=${PROGRAMS[*]} options=""
+	mkdir -p "$root/guest"
+	case $name in
+	*-arm64) channel=/dev/ttyS0 programs="" ;;
+	*-without-btf)
+		cp "$kernels/$name.btf" "$root/guest/btf"
+		options="--btf /guest/btf"
+		;;
+	esac
+	printf 'CHANNEL=%s\nPROGRAMS="%s"\nOPTIONS="%s"\n' "$channel" "$programs" "$options" >"$root/guest/kernel"
+	cp "$root/guest/kernel" "$out/$name/"
 }
 
 # Without cmpxchg16b, which QEMU 7.2 emulates wrongly: Linux 6.12 falls over it.
 boot() {
-	local name=$1 hooks=$2 work=$3 line
-	rm -f "$out/$name".*
-	line="console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"
-	line+=" HOOKS=$(families "$hooks") REQUESTS=$REQUESTS LOOKUPS=$LOOKUPS"
-	timeout --foreground "$BOOT_SECONDS" qemu-system-x86_64 -accel "$accelerator" -cpu max,cx16=off -smp 2 -m 1024 \
-		-nodefaults -display none -no-reboot -serial "file:$out/$name.console" -serial "file:$out/$name.report" \
-		-kernel "$kernels/vmlinuz-$name" -initrd "$work/initramfs" -append "$line" \
+	local name=$1 initrd=$2 console machine
+	case $name in
+	*-arm64)
+		console=ttyAMA0
+		# shellcheck disable=SC2054
+		machine=(qemu-system-aarch64 -M virt -cpu cortex-a72 -serial "file:$out/$name.console"
+			-chardev "file,id=report,path=$out/$name.report" -device pci-serial,chardev=report)
+		;;
+	*)
+		console=ttyS0
+		machine=(qemu-system-x86_64 -accel "$accelerator" -cpu "max,cx16=off" -serial "file:$out/$name.console" -serial "file:$out/$name.report")
+		;;
+	esac
+	timeout --foreground "$BOOT_SECONDS" "${machine[@]}" -smp 2 -m 1024 -nodefaults -display none -no-reboot \
+		-kernel "$kernels/vmlinuz-$name" -initrd "$initrd" \
+		-append "console=$console quiet panic=-1 mitigations=off random.trust_cpu=on" \
 		</dev/null >"$out/$name.qemu" 2>&1 || say "$name: QEMU ended with $?: $(tail -n1 "$out/$name.qemu")"
 }
 
-# What the agent said with one family, as one line that is the same wherever all is well.
-judge() {
-	jq -rs '
-		def tally(f): map(f) | group_by(.) | map("\(length) \(.[0])") | join(", ");
-		map(select(.type == "exchange")) as $exchanges |
-		(map(select(.type == "summary")) | last) as $summary |
-		($exchanges | tally(([.protocol, .side, .server.address, .status] + (.flags // [])) | join(" "))) + "; lost " +
-			(if $summary then ($summary.lost | [.[]] | add // 0 | tostring) else "?" end)' "$1"
+# One kernel from its boot to its rows.
+try_kernel() {
+	local name=$1 families=$2 architecture=x86_64
+	local initrd=$work/$name.initrd
+	[[ $name != *-arm64 ]] || architecture=aarch64
+	rm -rf "${out:?}/$name" "$out/$name".*
+	mkdir -p "$out/$name"
+	make_guest "$name" "$work/$name"
+	pack "$work/$name" "$work/$name.own"
+	cat "$work/$architecture.initramfs" "$work/$name.own" >"$initrd"
+	boot "$name" "$initrd"
+	rm -f "$initrd"
+	# archives one after the other; of the last one a part is missing where the guest broke down
+	touch "$out/$name.report"
+	gzip -dcq <"$out/$name.report" 2>/dev/null | tar -xi -C "$out/$name" 2>/dev/null || true
+	cp "$out/$name/doctor.json" "$out/$name.doctor.json" 2>/dev/null || true
+	python3 tests/kernels/judge.py judge "$name" "$out/$name" "$plan" "$families" >"$out/$name.rows" || true
+	say "$name: $(cut -f5 "$out/$name.rows" | sort | uniq -c | xargs), $SECONDS s"
 }
 
-# The lines of one family out of a report, and the agent's exit status.
-lines_of() {
-	awk -v hooks="$2" '/^== /{on = $2 == hooks; next} on' "$1" | tr -d '\r'
+# Between the markers of the document.
+published() {
+	sed -n '/<!-- matrix -->/,/<!-- end of matrix -->/p' "$DOCUMENT" | sed '1d;$d'
 }
 
-status_of() {
-	awk -v hooks="$2" '$1 == "==" && $2 == hooks {print $3 + 0}' "$1"
+publish() {
+	local new
+	new=$(mktemp)
+	{
+		sed '/<!-- matrix -->/q' "$DOCUMENT"
+		cat "$1"
+		sed -n '/<!-- end of matrix -->/,$p' "$DOCUMENT"
+	} >"$new"
+	cat "$new" >"$DOCUMENT"
+	rm -f "$new"
 }
 
-# What it is where all is well. The name is looked up twice each time and leads to 127.0.0.1; a file was fetched from each address.
-good=""
-for entry in "$((2 * LOOKUPS)) dns client 127.0.0.1 NOERROR" "$LOOKUPS dns client ::1 NOERROR" \
-	"$((2 * LOOKUPS)) dns server 127.0.0.1 NOERROR" "$LOOKUPS dns server ::1 NOERROR" \
-	"$((REQUESTS + 1 + LOOKUPS)) http client 127.0.0.1 200" "$((REQUESTS + 1)) http client ::1 200" \
-	"$((REQUESTS + 1 + LOOKUPS)) http server 127.0.0.1 200" "$((REQUESTS + 1)) http server ::1 200"; do
-	good+=${good:+, }$entry
+jobs=1 form=text
+while [[ ${1-} == -* ]]; do
+	case $1 in
+	-j[0-9]*) jobs=${1#-j} ;;
+	--markdown | --check | --write) form=${1#--} ;;
+	*) die "no option $1; see the head of this script" ;;
+	esac
+	shift
 done
-good+="; lost 0"
-
-failed=0
-row() {
-	printf '%-6s %-10s %-8s %s\n' "$@"
-}
-
-check() {
-	local name=$1 expected=$2 hooks lines status result
-	local report=$out/$name.report
-	touch "$report"
-	if [[ $expected == refused ]]; then
-		status=$(status_of "$report" auto)
-		result=$(grep -aE '^remora: |cannot|lacks' "$out/$name.console" | tail -n1 | tr -d '\r' || true)
-		if [[ $status == 3 ]]; then row "$name" auto refused "$result"; else row "$name" auto FAILED "exit ${status:-none}: $result"; failed=1; fi
-		return
-	fi
-	for hooks in ${expected//,/ }; do
-		lines=$out/$name.$hooks.jsonl
-		lines_of "$report" "$hooks" >"$lines"
-		status=$(status_of "$report" "$hooks")
-		result=$(judge "$lines" 2>&1)
-		if [[ $status == 0 && $result == "$good" ]]; then
-			row "$name" "$hooks" ok "$result"
-		else
-			row "$name" "$hooks" FAILED "exit ${status:-none}: $result"
-			failed=1
-		fi
-	done
-}
-
 [[ -x $remora ]] || die "no $remora: make build, or REMORA=FILE"
 [[ $(uname -m) == x86_64 ]] || die "only from x86-64"
-install_packages qemu-system-x86 busybox-static binutils jq nginx-light curl unbound debian-archive-keyring
-mkdir -p "$kernels" "$out"
 table=$(grep . <<<"$KERNELS")
 if (($#)); then
+	[[ $form != check && $form != write ]] || die "--$form is for the whole table"
 	table=$(for name in "$@"; do awk -v name="$name" '$1 == name' <<<"$table" | grep . || die "no kernel $name in the table"; done)
 fi
+packages=(qemu-system-x86 busybox-static binutils python3 nginx-light curl unbound debian-archive-keyring)
+! grep -q -- '-arm64' <<<"$table" || packages+=(qemu-system-arm)
+install_packages "${packages[@]}"
+mkdir -p "$kernels" "$out"
 fetch_kernels <<<"$table"
+
 work=$(mktemp -d /tmp/remora-kernels.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-make_guest "$work"
+plan=$work/plan
+transports=any
+! "$remora" run --help | grep -q -- --transport || transports="ring perf"
+printf '%sTRANSPORTS="%s"\n' "$PLAN" "$transports" >"$plan"
+make_root "$work/x86_64"
+make_initramfs "$work/x86_64" "$work/x86_64.initramfs"
 
-row kernel hooks result seen
-while read -r name suite pattern hooks; do
-	boot "$name" "$hooks" "$work"
-	check "$name" "$hooks"
+names=()
+while read -r name suites pattern families; do
+	names+=("$name")
+	while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
+	SECONDS=0
+	try_kernel "$name" "$families" &
 done <<<"$table"
-((!failed)) || die "not as it should be; the expected line is: $good; consoles and lines are in $out"
+wait
+rows=("${names[@]/#/$out/}")
+rows=("${rows[@]/%/.rows}")
+python3 tests/kernels/judge.py table --markdown "${rows[@]}" >"$out/table.md"
+if [[ $form == markdown ]]; then cat "$out/table.md"; else python3 tests/kernels/judge.py table "${rows[@]}"; fi
+! cut -f5 "${rows[@]}" | grep -qx FAILED || die "not as it should be; consoles and lines are in $out"
+[[ $form != write ]] || publish "$out/table.md"
+[[ $form != check ]] || diff <(published) "$out/table.md" || die "$DOCUMENT has another table: tests/kernels/run.sh --write"

@@ -1,0 +1,287 @@
+"""What a guest reported, judged against what was done in it: see guest/init for the traffic.
+
+judge.py judge NAME REPORT PLAN FAMILIES   rows of tab-separated words; FAMILIES (a,b,c) must be usable there
+judge.py table [--markdown] FILE...        the rows of all kernels as a table, or as Markdown
+"""
+
+import collections
+import json
+import pathlib
+import re
+import shlex
+import sys
+
+V4, V6 = "127.0.0.1", "::1"
+HTTP, CLOSED, DNS = 8080, 9, 53
+USABLE = ("chosen", "ok")
+# A kernel that complains of itself while it is watched. Stalls are left out: software emulation on a busy machine is slow.
+COMPLAINT = re.compile(r"\b(WARNING: |BUG: (?!soft lockup|workqueue lockup)|Oops|general protection|KASAN)")
+
+Row = collections.namedtuple("Row", "kernel release hooks transport result seen")
+Call = collections.namedtuple("Call", "protocol address port operation resource status client server")
+
+
+class Wrong(Exception):
+    """Something is not as it should be; the text says what."""
+
+
+def plan_of(path):
+    words = (line.partition("=") for line in path.read_text().splitlines() if "=" in line)
+    return {name: " ".join(shlex.split(value)) for name, _, value in words}
+
+
+def expected_calls(plan, programs):
+    """Each call that is made once, as one side sees it."""
+    calls = collections.Counter()
+
+    def http(address, resource, times=1):
+        calls[Call("http", address, HTTP, "GET", resource, "200", "curl", "nginx")] += times
+
+    if "nginx" in programs:
+        for address in (V4, V6):
+            for number in range(1, int(plan["REQUESTS"]) + 1):
+                http(address, f"/kept/{number}")
+            for number in range(1, int(plan["CLOSED"]) + 1):
+                http(address, f"/closed/{number}")
+            http(address, "/files/large")
+    if "unbound" in programs:
+        lookups = int(plan["LOOKUPS"])
+        http(V4, "/named", lookups)
+        for operation in ("A", "AAAA"):
+            calls[Call("dns", V4, DNS, operation, "shop.test", "NOERROR", "curl", "unbound")] += lookups
+        calls[Call("dns", V6, DNS, "A", "shop.test", "NOERROR", "nslookup", "unbound")] += lookups
+    return calls
+
+
+def expected_failures(plan, programs):
+    if "curl" not in programs:
+        return collections.Counter()
+    return collections.Counter({(address, CLOSED, "ECONNREFUSED", "curl"): int(plan["REFUSED"]) for address in (V4, V6)})
+
+
+def difference(what, seen, expected):
+    """Counts that are not the same: the first three of each kind."""
+    if seen == expected:
+        return
+    parts = []
+    for word, counts in (("missing", expected - seen), ("too many", seen - expected)):
+        items = sorted(counts.items(), key=str)
+        some = ", ".join(f"{count} × {' '.join(str(part) for part in item)}" for item, count in items[:3])
+        if items:
+            parts.append(f"{word} {sum(counts.values())}: {some}{' …' if len(items) > 3 else ''}")
+    raise Wrong(f"{what}: {'; '.join(parts)}")
+
+
+def comm(line):
+    return line["process"]["comm"] if line["process"] else "-"
+
+
+def ends(line):
+    return tuple((line[end]["address"], line[end]["port"]) for end in ("client", "server"))
+
+
+def call_of(line):
+    """A line as the call that it tells of; the process that is not on the line's side is the name of that end."""
+    names = {"client": line["client"]["name"], "server": line["server"]["name"]}
+    if line["side"] in names:
+        names[line["side"]] = comm(line)
+    elif line["process"]:
+        raise Wrong(f"frames have no process, and yet: {line}")
+    address, port = ends(line)[1]
+    return Call(line["protocol"], address, port, line["operation"], line["resource"], line["status"], names["client"], names["server"])
+
+
+def check_pairs(exchanges):
+    """Each call of a client is one of a server between the same two ends, in the same order, and their connections name each other."""
+    sides = {side: collections.defaultdict(list) for side in ("client", "server")}
+    connections = {side: {} for side in sides}
+    for line in sorted(exchanges, key=lambda line: line["start_unix_nano"]):
+        key = (line["protocol"], *ends(line))
+        sides[line["side"]][key].append((line["operation"], line["resource"]))
+        connections[line["side"]][key] = (line["connection_id"], line["peer_connection_id"])
+    for key in sides["client"].keys() | sides["server"].keys():
+        of = [sides[side].get(key, []) for side in ("client", "server")]
+        # two questions of one sendmmsg may begin in the same nanosecond
+        if key[0] == "dns":
+            of = [sorted(calls) for calls in of]
+        if of[0] != of[1]:
+            raise Wrong(f"{key}: the client's side has {of[0][:3]}…, the server's {of[1][:3]}…")
+        (client, of_client), (server, of_server) = (connections[side][key] for side in ("client", "server"))
+        if of_client not in (None, server) or of_server not in (None, client) or client == server:
+            raise Wrong(f"{key}: connections {client} and {server} name {of_client} and {of_server} as their peers")
+
+
+def check_lines(hooks, lines, plan, programs):
+    """What one run printed; returns what it saw, in words."""
+    of_type = collections.defaultdict(list)
+    for line in lines:
+        of_type[line["type"]].append(line)
+    if not of_type["summary"]:
+        raise Wrong("no summary")
+    summary, exchanges = of_type["summary"][-1], of_type["exchange"]
+    if of_type["ready"][0]["hooks"] != hooks:
+        raise Wrong(f"ready with {of_type['ready'][0]['hooks']}")
+    if hooks == "packet":
+        # of names only processes are known here, and frames have none
+        calls = collections.Counter(call._replace(client="-", server="-") for call in expected_calls(plan, programs).elements())
+        unnamed = collections.Counter(call_of(line)._replace(client="-", server="-") for line in exchanges)
+        difference("exchanges", unnamed, calls)
+    else:
+        for side in ("client", "server"):
+            of_side = collections.Counter(call_of(line) for line in exchanges if line["side"] == side)
+            difference(f"{side}'s side", of_side, expected_calls(plan, programs))
+        check_pairs(exchanges)
+    if strange := [line for line in exchanges if line["flags"] or line["error"] or line["tls"]]:
+        raise Wrong(f"{len(strange)} exchanges are not plain, such as {json.dumps(strange[0])}")
+    failures = collections.Counter()
+    for line in of_type["connection"]:
+        if line["error"]:
+            failures[(*ends(line)[1], line["error"], comm(line))] += 1
+    expected = expected_failures(plan, programs)
+    if hooks == "packet":
+        expected = collections.Counter({(*failure[:3], "-"): count for failure, count in expected.items()})
+    difference("failures", failures, expected)
+    if lost := {reason: count for reason, count in summary["lost"].items() if count}:
+        raise Wrong(f"lost {lost}")
+    if summary["exchanges"] != len(exchanges):
+        raise Wrong(f"the summary has {summary['exchanges']} exchanges, there are {len(exchanges)} lines")
+    tally = collections.Counter(line["protocol"] for line in exchanges)
+    words = [f"{count} {protocol}" for protocol, count in sorted(tally.items())]
+    return ", ".join([*words, f"{sum(failures.values())} refused", "lost 0", f"{summary['elapsed_ns'] / 1e9:.1f} s"])
+
+
+def text_of(path):
+    if not path.exists():
+        raise Wrong(f"the guest sent no {path.name}")
+    return path.read_text(errors="replace")
+
+
+def lines_of(path):
+    lines = []
+    for number, text in enumerate(text_of(path).splitlines(), 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise Wrong(f"{path.name}:{number}: {error}") from None
+    return lines
+
+
+def check_refused(report, run, status, reason):
+    """A family that the doctor calls unusable ends with status 3 and the doctor's reason."""
+    log = text_of(report / f"{run}.log")
+    if status != 3:
+        raise Wrong(f"the doctor says: {reason}; and yet exit {status}: {last(log)}")
+    # what each family says of itself in front is not the reason
+    for part in re.sub(r"^lacks ", "", reason).split("; "):
+        if part in log:
+            return
+    raise Wrong(f"refused for another reason than the doctor's ({reason}): {last(log)}")
+
+
+def last(log):
+    return (log.strip().splitlines() or ["nothing"])[-1]
+
+
+def judge_kernel(name, report, plan, families):
+    """The rows of one kernel."""
+    try:
+        release = text_of(report / "release").strip()
+        doctor = json.loads(text_of(report / "doctor.json"))
+        found = {finding["name"]: finding for finding in doctor["findings"] if finding["topic"] == "Hooks"}
+        kernel = plan_of(report / "kernel")
+    except (Wrong, ValueError) as error:
+        yield Row(name, "?", "doctor", "", "FAILED", str(error))
+        return
+    programs = kernel["PROGRAMS"].split()
+    usable = [hooks for hooks, finding in found.items() if finding["state"] in USABLE]
+
+    def row(hooks, transport, result, seen):
+        return Row(name, release, hooks, transport, result, " ".join(seen.split()))
+
+    def about_doctor():
+        status = int(text_of(report / "doctor.status"))
+        if (status == 0) != doctor["can_capture"]:
+            raise Wrong(f"exit {status} and can_capture {doctor['can_capture']}")
+        chosen = lines_of(report / "auto.any.jsonl")
+        if doctor["hooks"] is None:
+            check_refused(report, "auto.any", int(text_of(report / "auto.any.status")), doctor["reason"])
+        elif not chosen or chosen[0]["hooks"] != doctor["hooks"]:
+            raise Wrong(f"the doctor chose {doctor['hooks']}, the agent {chosen[:1]}")
+        if set(found) != set(plan["HOOKS"].split()):
+            raise Wrong(f"the doctor knows {' '.join(sorted(found))}, the plan {plan['HOOKS']}")
+        if lacking := [hooks for hooks in families if hooks not in usable]:
+            raise Wrong("; ".join(f"{hooks}: {found[hooks]['found']}" for hooks in lacking) + ": should be usable here")
+        if complaints := [line for line in text_of(report / "dmesg").splitlines() if COMPLAINT.search(line)]:
+            raise Wrong(f"the kernel complains: {complaints[0]}")
+        return f"chosen: {doctor['hooks']}; {text_of(report / 'seconds').strip()} s from power on"
+
+    def about_run(hooks, transport):
+        run = f"{hooks}.{transport}"
+        status = int(text_of(report / f"{run}.status"))
+        if hooks not in usable:
+            check_refused(report, run, status, found[hooks]["found"])
+            return "refused", found[hooks]["found"]
+        if status != 0:
+            raise Wrong(f"exit {status}: {last(text_of(report / f'{run}.log'))}")
+        return "exact", check_lines(hooks, lines_of(report / f"{run}.jsonl"), plan, programs)
+
+    try:
+        yield row("doctor", "", "agrees", about_doctor())
+    except Wrong as error:
+        yield row("doctor", "", "FAILED", str(error))
+    for hooks in plan["HOOKS"].split():
+        for transport in plan["TRANSPORTS"].split():
+            try:
+                yield row(hooks, transport, *about_run(hooks, transport))
+            except (Wrong, KeyError, ValueError, TypeError) as error:
+                yield row(hooks, transport, "FAILED", f"{type(error).__name__}: {error}" if not isinstance(error, Wrong) else str(error))
+
+
+def rows_of(paths):
+    return [Row(*line.split("\t")) for path in paths for line in path.read_text().splitlines()]
+
+
+def print_table(rows):
+    print("{:<16} {:<30} {:<9} {:<9} {:<8} {}".format(*Row._fields))
+    for row in rows:
+        print("{:<16} {:<30} {:<9} {:<9} {:<8} {}".format(*row))
+
+
+def print_markdown(rows):
+    """Releases are left out: they change with each update of a distribution."""
+    hooks = list(dict.fromkeys(row.hooks for row in rows if row.hooks != "doctor"))
+    print(f"| kernel | {' | '.join(f'`{name}`' for name in hooks)} |\n|---|{'---|' * len(hooks)}")
+    reasons = []
+    for kernel in dict.fromkeys(row.kernel for row in rows):
+        cells = []
+        for name in hooks:
+            of = [row for row in rows if (row.kernel, row.hooks) == (kernel, name)]
+            exact = ", ".join(row.transport for row in of if row.result == "exact")
+            if failed := ", ".join(row.transport for row in of if row.result == "FAILED"):
+                exact += f"{'; ' if exact else ''}**wrong: {failed}**"
+            cells.append(exact or "–")
+            if not exact and of:
+                reasons.append(f"- {kernel}, `{name}`: {of[0].seen}")
+        print(f"| {kernel} | {' | '.join(cells)} |")
+    if reasons:
+        print("\nWhere there is a dash, `remora doctor` says, and the agent ends with status 3 and the same words:\n")
+        print("\n".join(reasons))
+
+
+def main(arguments):
+    if arguments[:1] == ["judge"]:
+        name, report, plan, families = arguments[1:]
+        rows = list(judge_kernel(name, pathlib.Path(report), plan_of(pathlib.Path(plan)), families.split(",")))
+        for row in rows:
+            print("\t".join(row))
+        return int(any(row.result == "FAILED" for row in rows))
+    if arguments[:1] == ["table"]:
+        markdown = "--markdown" in arguments
+        rows = rows_of(pathlib.Path(path) for path in arguments[1:] if path != "--markdown")
+        (print_markdown if markdown else print_table)(rows)
+        return 0
+    sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
