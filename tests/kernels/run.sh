@@ -28,14 +28,17 @@ newest           sid,trixie-backports linux-binary-[0-9.]+.deb[0-9]+-cloud-amd64
 5.10-without-btf -                    without-btf.sh                                 kprobe,syscalls,packet
 6.1-arm64        -                    arm64.sh                                       kprobe,syscalls,packet
 '
-# Every family that there is, and the traffic of one run: requests over a connection that is kept, requests with one each, attempts to a
-# closed port, look-ups. For the guest and for judge.py.
+# Every family that there is, and the traffic of one run: requests over a connection that is kept, requests with one each, look-ups;
+# small and large requests of the pair by each of its means; attempts to a closed port. For the guest and for judge.py.
 PLAN='
 HOOKS="socket fentry kprobe syscalls packet"
 REQUESTS=20
 CLOSED=5
-REFUSED=3
 LOOKUPS=3
+MEANS="call msg vector file splice uring uring-msg uring-fixed uring-thread"
+ASKED=2
+BODY_BYTES=5000
+REFUSED=3
 '
 # Of a boot with everything in it; software emulation on a busy machine.
 BOOT_SECONDS=300
@@ -47,28 +50,28 @@ remora=${REMORA:-target/release/remora}
 kernels=$CACHE/kernels
 out=target/kernels
 
-# The kernels that are not kept yet. Of each only the image stays.
+# The kernels that are not kept yet; of each only the image stays. A script of its own is asked each time: it knows what it keeps, and
+# it is given the folder for programs of another architecture.
 fetch_kernels() {
-	local name suites pattern families package work
+	local name suites pattern families package part
 	while read -r name suites pattern families; do
-		[[ -s $kernels/vmlinuz-$name ]] && continue
 		if [[ $suites == - ]]; then
-			"tests/kernels/$pattern" || die "$name: tests/kernels/$pattern failed"
+			"tests/kernels/$pattern" "$work/$pattern.root" || die "$name: tests/kernels/$pattern failed"
 			[[ -s $kernels/vmlinuz-$name ]] || die "$name: tests/kernels/$pattern left no $kernels/vmlinuz-$name"
-			continue
+		elif [[ ! -s $kernels/vmlinuz-$name ]]; then
+			part=$(mktemp -d "$kernels/fetch.XXXXXX")
+			(
+				trap 'rm -rf "$part"' EXIT
+				# shellcheck disable=SC2086
+				use_suites "$kernels/apt-$name" amd64 ${suites//,/ }
+				package=$(newest_package "^$pattern\$")
+				[[ $package ]] || die "$name: none of $pattern in Debian's $suites; see the table in this script"
+				say "$name: fetching $package"
+				fetch_package "$package" "$part/package.deb"
+				dpkg-deb --fsys-tarfile "$part/package.deb" | tar -xO --wildcards '*/vmlinuz*' >"$part/vmlinuz"
+				mv "$part/vmlinuz" "$kernels/vmlinuz-$name"
+			) || die "$name: no kernel"
 		fi
-		work=$(mktemp -d "$kernels/fetch.XXXXXX")
-		(
-			trap 'rm -rf "$work"' EXIT
-			# shellcheck disable=SC2086
-			use_suites "$kernels/apt-$name" amd64 ${suites//,/ }
-			package=$(newest_package "^$pattern\$")
-			[[ $package ]] || die "$name: none of $pattern in Debian's $suites; see the table in this script"
-			say "$name: fetching $package"
-			fetch_package "$package" "$work/package.deb"
-			dpkg-deb --fsys-tarfile "$work/package.deb" | tar -xO --wildcards '*/vmlinuz*' >"$work/vmlinuz"
-			mv "$work/vmlinuz" "$kernels/vmlinuz-$name"
-		) || exit 1
 	done
 }
 
@@ -90,6 +93,7 @@ make_root() {
 	for program in "${PROGRAMS[@]}"; do
 		copy_program "$root" "$program" "$(PATH=$PATH:/usr/sbin command -v "$program")"
 	done
+	gcc -O2 -static -o "$root/bin/pair" tests/kernels/guest/pair.c
 	copy_program "$root" remora "$remora"
 	strip "$root/bin/remora"
 }
@@ -155,21 +159,21 @@ boot() {
 
 # One kernel from its boot to its rows.
 try_kernel() {
-	local name=$1 families=$2 architecture=x86_64
+	local name=$1 families=$2 programs=x86_64
 	local initrd=$work/$name.initrd
-	[[ $name != *-arm64 ]] || architecture=aarch64
+	[[ $name != *-arm64 ]] || programs=arm64.sh
 	rm -rf "${out:?}/$name" "$out/$name".*
 	mkdir -p "$out/$name"
 	make_guest "$name" "$work/$name"
 	pack "$work/$name" "$work/$name.own"
-	cat "$work/$architecture.initramfs" "$work/$name.own" >"$initrd"
+	cat "$work/$programs.initramfs" "$work/$name.own" >"$initrd"
 	boot "$name" "$initrd"
 	rm -f "$initrd"
 	# archives one after the other; of the last one a part is missing where the guest broke down
 	touch "$out/$name.report"
 	gzip -dcq <"$out/$name.report" 2>/dev/null | tar -xi -C "$out/$name" 2>/dev/null || true
 	cp "$out/$name/doctor.json" "$out/$name.doctor.json" 2>/dev/null || true
-	python3 tests/kernels/judge.py judge "$name" "$out/$name" "$plan" "$families" >"$out/$name.rows" || true
+	python3 -B tests/kernels/judge.py judge "$name" "$out/$name" "$plan" "$families" >"$out/$name.rows" || true
 	say "$name: $(cut -f5 "$out/$name.rows" | sort | uniq -c | xargs), $SECONDS s"
 }
 
@@ -206,20 +210,20 @@ if (($#)); then
 	[[ $form != check && $form != write ]] || die "--$form is for the whole table"
 	table=$(for name in "$@"; do awk -v name="$name" '$1 == name' <<<"$table" | grep . || die "no kernel $name in the table"; done)
 fi
-packages=(qemu-system-x86 busybox-static binutils python3 nginx-light curl unbound debian-archive-keyring)
+packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev python3 nginx-light curl unbound debian-archive-keyring)
 ! grep -q -- '-arm64' <<<"$table" || packages+=(qemu-system-arm)
 install_packages "${packages[@]}"
 mkdir -p "$kernels" "$out"
-fetch_kernels <<<"$table"
-
+tested=$(python3 -B tests/kernels/judge_tests.py 2>&1) || die "the judge does not judge: $tested"
 work=$(mktemp -d /tmp/remora-kernels.XXXXXX)
 trap 'rm -rf "$work"' EXIT
+fetch_kernels <<<"$table"
 plan=$work/plan
 transports=any
 ! "$remora" run --help | grep -q -- --transport || transports="ring perf"
 printf '%sTRANSPORTS="%s"\n' "$PLAN" "$transports" >"$plan"
-make_root "$work/x86_64"
-make_initramfs "$work/x86_64" "$work/x86_64.initramfs"
+make_root "$work/x86_64.root"
+for root in "$work"/*.root; do make_initramfs "$root" "${root%.root}.initramfs"; done
 
 names=()
 while read -r name suites pattern families; do
@@ -231,8 +235,8 @@ done <<<"$table"
 wait
 rows=("${names[@]/#/$out/}")
 rows=("${rows[@]/%/.rows}")
-python3 tests/kernels/judge.py table --markdown "${rows[@]}" >"$out/table.md"
-if [[ $form == markdown ]]; then cat "$out/table.md"; else python3 tests/kernels/judge.py table "${rows[@]}"; fi
+python3 -B tests/kernels/judge.py table --markdown "${rows[@]}" >"$out/table.md"
+if [[ $form == markdown ]]; then cat "$out/table.md"; else python3 -B tests/kernels/judge.py table "${rows[@]}"; fi
 ! cut -f5 "${rows[@]}" | grep -qx FAILED || die "not as it should be; consoles and lines are in $out"
 [[ $form != write ]] || publish "$out/table.md"
 [[ $form != check ]] || diff <(published) "$out/table.md" || die "$DOCUMENT has another table: tests/kernels/run.sh --write"
