@@ -40,8 +40,8 @@ ASKED=2
 BODY_BYTES=5000
 REFUSED=3
 '
-# Of a boot with everything in it; software emulation on a busy machine.
-BOOT_SECONDS=300
+# Of a boot with everything in it, a minute on an idle machine; software emulation on a busy one takes long.
+BOOT_SECONDS=900
 PROGRAMS=(nginx curl unbound)
 DOCUMENT=docs/kernels.md
 # Nested KVM is there on many machines and works on few.
@@ -50,27 +50,34 @@ remora=${REMORA:-target/release/remora}
 kernels=$CACHE/kernels
 out=target/kernels
 
+# The image of the newest package of some suites.
+fetch_kernel() {
+	local name=$1 pattern=$2 suites=$3 suite package
+	# shellcheck disable=SC2086
+	use_suites "$kernels/apt-$name" amd64 $suites
+	for suite in $suites; do
+		compgen -G "$kernels/apt-$name/lists/*_dists_${suite}_InRelease" >/dev/null || die "$name: no list of packages of Debian's $suite"
+	done
+	package=$(newest_package "^$pattern\$")
+	[[ $package ]] || die "$name: none of $pattern in Debian's $suites; see the table in this script"
+	say "$name: fetching $package"
+	fetch_package "$package" "$work/package.deb"
+	dpkg-deb --fsys-tarfile "$work/package.deb" | tar -xO --wildcards '*/vmlinuz*' >"$kernels/vmlinuz-$name.part"
+	mv "$kernels/vmlinuz-$name.part" "$kernels/vmlinuz-$name"
+	rm "$work/package.deb"
+	unset APT_CONFIG
+}
+
 # The kernels that are not kept yet; of each only the image stays. A script of its own is asked each time: it knows what it keeps, and
 # it is given the folder for programs of another architecture.
 fetch_kernels() {
-	local name suites pattern families package part
+	local name suites pattern families
 	while read -r name suites pattern families; do
 		if [[ $suites == - ]]; then
 			"tests/kernels/$pattern" "$work/$pattern.root" || die "$name: tests/kernels/$pattern failed"
 			[[ -s $kernels/vmlinuz-$name ]] || die "$name: tests/kernels/$pattern left no $kernels/vmlinuz-$name"
 		elif [[ ! -s $kernels/vmlinuz-$name ]]; then
-			part=$(mktemp -d "$kernels/fetch.XXXXXX")
-			(
-				trap 'rm -rf "$part"' EXIT
-				# shellcheck disable=SC2086
-				use_suites "$kernels/apt-$name" amd64 ${suites//,/ }
-				package=$(newest_package "^$pattern\$")
-				[[ $package ]] || die "$name: none of $pattern in Debian's $suites; see the table in this script"
-				say "$name: fetching $package"
-				fetch_package "$package" "$part/package.deb"
-				dpkg-deb --fsys-tarfile "$part/package.deb" | tar -xO --wildcards '*/vmlinuz*' >"$part/vmlinuz"
-				mv "$part/vmlinuz" "$kernels/vmlinuz-$name"
-			) || die "$name: no kernel"
+			fetch_kernel "$name" "$pattern" "${suites//,/ }"
 		fi
 	done
 }
