@@ -32,7 +32,8 @@ class Report:
         self.files = {
             "release": "6.1.0\n", "kernel": 'PROGRAMS="nginx curl unbound"\n', "seconds": "30.1\n", "dmesg": "Linux version\n",
             "doctor.status": "0\n", "auto.any.status": "0\n", "socket.ring.status": "0\n", "packet.ring.status": "3\n",
-            "auto.any.jsonl": '{"type":"ready","hooks":"socket"}\n', "packet.ring.jsonl": "", "socket.ring.log": "",
+            "auto.any.jsonl": '{"type":"ready","hooks":"socket"}\n', "packet.ring.jsonl": "",
+            "socket.ring.log": "remora: hooks socket, typed programs, records by ring\n",
             "packet.ring.log": "remora: the hooks packet cannot work on this host: the tracepoint sock_send_length\n",
         }
         self.lines = [{"type": "ready", "hooks": "socket"}]
@@ -90,7 +91,8 @@ class Judge(unittest.TestCase):
         self.assert_fails(report, "socket", "side server: too many 1")
 
     def test_another_process_or_status_fails(self):
-        for change in ({"process": {"comm": "other"}}, {"process": None}, {"status": "404"}, {"server": {"address": "::2", "port": 1, "name": ""}}):
+        server = {"address": "::2", "port": 1, "name": ""}
+        for change in ({"process": {"comm": "other"}}, {"process": None}, {"status": "404"}, {"server": server}):
             report = Report()
             report.exchange().update(change)
             self.assert_fails(report, "socket", "side client: missing 1")
@@ -125,8 +127,10 @@ class Judge(unittest.TestCase):
         self.assert_fails(report, "socket", "connections: missing 1")
 
     def test_io_uring_is_counted_where_its_bytes_cannot_be_read(self):
-        ports = {hooks: {call.port for call in judge.expected_calls(hooks, PLAN, [])} for hooks in ("socket", "syscalls", "kprobe", "packet")}
-        self.assertEqual(ports, {"socket": {9001}, "syscalls": {9001}, "kprobe": {9001, 9002}, "packet": {9001, 9002}})
+        plan = PLAN | {"MEANS": "call uring uring-fixed"}
+        families = ("socket", "syscalls", "kprobe", "packet")
+        ports = {hooks: {call.port for call in judge.expected_calls(hooks, plan, [])} for hooks in families}
+        self.assertEqual(ports, {"socket": {9001}, "syscalls": {9001}, "kprobe": {9001, 9002}, "packet": {9001, 9002, 9003}})
         sent = {hooks: {connection.sent for connection in judge.expected_connections(hooks, PLAN, []) if connection.port == 9002}
                 for hooks in ("socket", "syscalls")}
         self.assertEqual(sent["syscalls"], {0})
@@ -148,6 +152,9 @@ class Judge(unittest.TestCase):
         report = Report()
         del report.files["socket.ring.status"]
         self.assert_fails(report, "socket", "sent no socket.ring.status")
+        report = Report()
+        report.files["socket.ring.log"] = "remora: hooks socket, typed programs, records by perf\n"
+        self.assert_fails(report, "socket", "records come by ring")
 
     def test_a_refusal_needs_status_3_and_the_doctors_reason(self):
         report = Report()
@@ -182,7 +189,8 @@ class Judge(unittest.TestCase):
     def test_the_published_table_names_refusals_and_failures(self):
         rows = [judge.Row("6.1", "6.1.0", *words) for words in (
             ("doctor", "", "agrees", ""), ("socket", "ring", "refused", LACKS), ("socket", "perf", "refused", LACKS),
-            ("kprobe", "ring", "exact", ""), ("kprobe", "perf", "exact", ""), ("fentry", "ring", "FAILED", "x"), ("fentry", "perf", "exact", ""),
+            ("kprobe", "ring", "exact", ""), ("kprobe", "perf", "exact", ""),
+            ("fentry", "ring", "FAILED", "x"), ("fentry", "perf", "exact", ""),
         )]
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
