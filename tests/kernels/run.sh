@@ -223,7 +223,7 @@ install_packages "${packages[@]}"
 mkdir -p "$kernels" "$out"
 tested=$(python3 -B tests/kernels/judge_tests.py 2>&1) || die "the judge does not judge: $tested"
 work=$(mktemp -d /tmp/remora-kernels.XXXXXX)
-trap 'rm -rf "$work"' EXIT
+trap 'jobs -rp | xargs -r kill; rm -rf "$work"' EXIT
 fetch_kernels <<<"$table"
 plan=$work/plan
 transports=any
