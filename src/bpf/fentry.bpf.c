@@ -8,11 +8,41 @@
 #include <bpf/bpf_helpers.h>
 #include "message.h"
 
-/* Of a function that receives; its arguments differ, see settings.recv_nonblock. Each place is read where the verifier can tell it. */
-#define RECV_FLAGS(ctx) \
-	(settings.recv_nonblock ? ((volatile unsigned long long *)(ctx))[4] : ((volatile unsigned long long *)(ctx))[3])
-#define RECV_RESULT(ctx) \
-	(settings.recv_nonblock ? ((volatile unsigned long long *)(ctx))[6] : ((volatile unsigned long long *)(ctx))[5])
+/* A word of what the program got. clang would make one load at a variable place of two loads, which the verifier refuses. */
+static __always_inline __u64 argument(void *ctx, __u32 place)
+{
+	__u64 word;
+
+	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(word) : "r"(ctx), "i"(place * sizeof(word)));
+	return word;
+}
+
+/* Arguments of a function that receives, see settings.recv_nonblock. */
+struct received {
+	struct sock *sk;
+	struct msghdr *msg;
+	__u64 size;
+	__u32 flags;
+	int result;
+};
+
+static __always_inline struct received read_received(void *ctx)
+{
+	struct received received = {
+		.sk = (struct sock *)argument(ctx, 0),
+		.msg = (struct msghdr *)argument(ctx, 1),
+		.size = argument(ctx, 2),
+	};
+
+	if (settings.recv_nonblock) {
+		received.flags = argument(ctx, 4);
+		received.result = argument(ctx, 6);
+	} else {
+		received.flags = argument(ctx, 3);
+		received.result = argument(ctx, 5);
+	}
+	return received;
+}
 
 SEC("fexit/tcp_sendmsg")
 int BPF_PROG(on_tcp_sendmsg, struct sock *sk, struct msghdr *msg, size_t size, int ret)
@@ -32,7 +62,9 @@ int BPF_PROG(on_tcp_sendpage, struct sock *sk, struct page *page, int offset, si
 SEC("fexit/tcp_recvmsg")
 int on_tcp_recvmsg(unsigned long long *ctx)
 {
-	on_tcp(ctx, (struct sock *)ctx[0], (struct msghdr *)ctx[1], RECV_RESULT(ctx), RECV_FLAGS(ctx), false);
+	struct received received = read_received(ctx);
+
+	on_tcp(ctx, received.sk, received.msg, received.result, received.flags, false);
 	return 0;
 }
 
@@ -62,13 +94,17 @@ int BPF_PROG(on_udpv6_sendmsg, struct sock *sk, struct msghdr *msg, size_t size,
 SEC("fexit/udp_recvmsg")
 int on_udp_recvmsg(unsigned long long *ctx)
 {
-	on_udp(ctx, (struct sock *)ctx[0], (struct msghdr *)ctx[1], ctx[2], RECV_RESULT(ctx), RECV_FLAGS(ctx), false);
+	struct received received = read_received(ctx);
+
+	on_udp(ctx, received.sk, received.msg, received.size, received.result, received.flags, false);
 	return 0;
 }
 
 SEC("fexit/udpv6_recvmsg")
 int on_udpv6_recvmsg(unsigned long long *ctx)
 {
-	on_udp(ctx, (struct sock *)ctx[0], (struct msghdr *)ctx[1], ctx[2], RECV_RESULT(ctx), RECV_FLAGS(ctx), false);
+	struct received received = read_received(ctx);
+
+	on_udp(ctx, received.sk, received.msg, received.size, received.result, received.flags, false);
 	return 0;
 }

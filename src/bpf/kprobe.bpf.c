@@ -86,8 +86,13 @@ static __always_inline void end_udp(void *ctx, __u32 function, int ret)
 
 static __always_inline void begin_recvmsg(struct pt_regs *ctx, __u32 function)
 {
-	__u32 flags = settings.recv_nonblock ? PT_REGS_PARM5(ctx) : PT_REGS_PARM4(ctx);
+	__u64 fourth = PT_REGS_PARM4(ctx);
+	__u64 fifth = PT_REGS_PARM5(ctx);
+	__u32 flags;
 
+	/* clang would make one load at a variable place of the two, which the verifier refuses */
+	asm volatile("" : "+r"(fourth), "+r"(fifth));
+	flags = settings.recv_nonblock ? fifth : fourth;
 	begin(function, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), flags);
 }
 
