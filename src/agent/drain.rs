@@ -47,13 +47,13 @@ pub struct Live {
 }
 
 /// Runs until it is told to stop, then takes what is left and ends the workers.
-pub fn run(live: Live, router: Router) -> Result<()> {
+pub fn run(mut live: Live, router: Router) -> Result<()> {
     let router = RefCell::new(router);
     let mut look = Look::default();
     let (mut next_tick, mut next_counters) = (now_ns(), now_ns());
     seed(&live.listeners, &mut router.borrow_mut());
     {
-        let mut reader = Reader::new(&live.events, |record| router.borrow_mut().record(record))?;
+        let mut reader = Reader::new(&mut live.events, |record| router.borrow_mut().record(record))?;
         let mut empty_rounds = 0;
         loop {
             let stopping = live.stop.load(Ordering::Acquire);

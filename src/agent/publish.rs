@@ -93,8 +93,8 @@ impl Publisher {
         self.sources = Some(sources);
     }
 
-    pub fn events(&self) -> Result<Events> {
-        self.probes()?.events()
+    pub fn events(&mut self) -> Result<Events> {
+        self.kernel.as_mut().context("no programs are loaded")?.probes.events()
     }
 
     pub fn table(&self) -> Result<ConnectionTable> {

@@ -20,26 +20,11 @@ struct message_head {
 /* Lengths only. */
 #define NO_USER_DATA ((struct user_data){ 0 })
 
-/* A call of the watched process that moved bytes through a TCP socket, now over. */
-struct call {
+/* A global function takes no pointer to the argument of a program; only the plain flavour needs it in there. */
 #ifdef REMORA_PLAIN
-	void *ctx; /* what the program got */
-#endif
-	__u64 sk;
-	struct user_data data;
-	__u32 size;
-	__u32 behind; /* bytes of later calls that are reported together with this one */
-	__u8 sent;
-	__u8 _pad[7];
-};
-
-/* A global function takes no pointer to the argument of a program, but neither does the typed flavour need one. */
-#ifdef REMORA_PLAIN
-#define CALL_CTX(call) ((call)->ctx)
-#define SET_CTX(call, argument) ((call)->ctx = (argument))
+#define HAND_OVER(ctx) ((__u64)(ctx))
 #else
-#define CALL_CTX(call) NULL
-#define SET_CTX(call, argument) ((void)(argument))
+#define HAND_OVER(ctx) 0
 #endif
 
 /* Not every receive takes bytes of the stream: looking ahead, the error queue, and urgent data, which has no place in it. */
@@ -61,6 +46,18 @@ static __always_inline void read_msghdr(struct user_data *data, __u64 header)
 	/* if it fails both are 0 */
 	bpf_probe_read_user(vector, sizeof(vector), (void *)(header + offsetof(struct message_head, vector)));
 	set_vector(data, vector[0], vector[1]);
+}
+
+/* The scratch of this CPU with a call to be filled in; NULL cannot happen. */
+static __always_inline struct scratch *begin_call(__u64 sk, __u32 size, bool sent)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
+
+	if (!scratch)
+		return NULL;
+	scratch->call = (struct call){ .sk = sk, .size = size, .sent = sent };
+	return scratch;
 }
 
 static __always_inline __u64 control_value(__u64 word, __u64 number, __u64 otherwise)
@@ -129,7 +126,7 @@ GLOBAL_FUNCTION int gather_round(struct scratch *scratch, __u64 base, __u64 piec
 			if (len > sizeof(scratch->batch))
 				len = sizeof(scratch->batch);
 			if (read_vector(batch, WITHIN(len, sizeof(scratch->batch)), base + i * sizeof(*piece),
-					scratch->data.in_kernel))
+					scratch->call.data.in_kernel))
 				return -1;
 		}
 		len = piece->iov_len;
@@ -148,7 +145,7 @@ GLOBAL_FUNCTION int gather_round(struct scratch *scratch, __u64 base, __u64 piec
 /* The first piece, of which a part belongs to an earlier call. Returns 0 or a negative error. */
 STEP int gather_rest(struct scratch *scratch)
 {
-	const struct user_data *data = &scratch->data;
+	const struct user_data *data = &scratch->call.data;
 	__u32 limit = scratch->wanted;
 	struct iovec piece;
 	__u64 len;
@@ -181,14 +178,14 @@ GLOBAL_FUNCTION int gather(struct scratch *scratch)
 		return -1;
 	total = &scratch->gathered;
 	*total = 0;
-	if (scratch->data.skip) {
+	if (scratch->call.data.skip) {
 		if (gather_rest(scratch))
 			return -1;
-		scratch->data.base += sizeof(struct iovec);
-		scratch->data.pieces--;
+		scratch->call.data.base += sizeof(struct iovec);
+		scratch->call.data.pieces--;
 	}
-	base = scratch->data.base;
-	pieces = scratch->data.pieces;
+	base = scratch->call.data.base;
+	pieces = scratch->call.data.pieces;
 	limit = scratch->wanted;
 	for (done = 0; done < IOVEC_MAX; done += IOVEC_ROUND) {
 		if (done >= pieces || *total >= limit)
@@ -207,17 +204,17 @@ static __always_inline __u32 copy_payload(struct scratch *scratch, __u32 max, __
 {
 	int captured;
 
-	if (!scratch->data.base) {
+	if (!scratch->call.data.base) {
 		*flags |= EVENT_UNREAD;
 		return 0;
 	}
-	if (scratch->data.pieces) {
+	if (scratch->call.data.pieces) {
 		captured = gather(scratch);
 		if (captured >= 0)
 			return clamp_len(captured, max);
 	} else {
 		captured = clamp_len(scratch->wanted, max);
-		if (!bpf_probe_read_user(scratch->payload, captured, (void *)scratch->data.base))
+		if (!bpf_probe_read_user(scratch->payload, captured, (void *)scratch->call.data.base))
 			return captured;
 	}
 	count(STAT_UNREAD);
@@ -235,12 +232,12 @@ static __always_inline bool emit_short(struct scratch *scratch)
 	__u32 captured = scratch->wanted;
 	struct short_event *record;
 
-	if (!HAS_RING || captured > SHORT_MAX || !scratch->data.base || scratch->data.pieces)
+	if (!HAS_RING || captured > SHORT_MAX || !scratch->call.data.base || scratch->call.data.pieces)
 		return false;
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record)
 		return false;
-	if (bpf_probe_read_user(record->payload, clamp_len(captured, SHORT_MAX), (void *)scratch->data.base)) {
+	if (bpf_probe_read_user(record->payload, clamp_len(captured, SHORT_MAX), (void *)scratch->call.data.base)) {
 		/* emit_data tries again, and counts */
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return false;
@@ -273,17 +270,16 @@ STEP void emit_data(void *ctx, struct scratch *scratch)
  * socket's counters stand behind it: it gets position 0. Rare, so a function of
  * its own, whose stack the way of all other calls does not carry along.
  */
-static __noinline struct conn *adopt(struct sock *sk, __u32 size, bool sent)
+static __noinline struct conn *adopt(struct scratch *scratch)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
-	__u64 key = (__u64)sk;
+	const struct call *call = &scratch->call;
+	__u32 size = call->size + call->behind;
+	struct sock *sk = (struct sock *)call->sk;
+	__u64 key = call->sk;
 	struct conn *adopted;
 	struct conn *conn;
 	long failed;
 
-	if (!scratch)
-		return NULL;
 	conn = &scratch->adopted;
 	__builtin_memset(conn, 0, sizeof(*conn));
 	conn->flags = CONN_ADOPTED;
@@ -292,7 +288,7 @@ static __noinline struct conn *adopt(struct sock *sk, __u32 size, bool sent)
 	conn->role = LOAD(sk, sk_max_ack_backlog) ? ROLE_SERVER : ROLE_CLIENT;
 	read_tuple(&conn->tuple, sk);
 	read_bases(conn, sk);
-	if (sent)
+	if (call->sent)
 		conn->flows[1].base -= size;
 	else
 		conn->flows[0].base -= size;
@@ -307,52 +303,51 @@ static __noinline struct conn *adopt(struct sock *sk, __u32 size, bool sent)
 	return adopted;
 }
 
-/* Counts a call and describes its record. NULL if none is wanted. */
-STEP struct scratch *note_call(void *ctx, const struct call *call)
+/* Counts a call and describes its record. False if none is wanted. */
+STEP bool note_call(void *ctx, struct scratch *scratch)
 {
+	const struct call *call = &scratch->call;
 	__u64 key = call->sk;
 	struct sock *sk = (struct sock *)call->sk;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 pid = pid_tgid >> 32;
-	struct scratch *scratch;
 	struct flow_state *flow;
 	struct conn *conn;
 	struct wish wish;
 	bool known;
-	__u32 cpu;
 	__u64 end;
 
 	conn = bpf_map_lookup_elem(&conns, &key);
 	if (!conn) {
 		if (!pid_wanted(pid) || LOAD(sk, __sk_common.skc_state) == TCP_CLOSE)
-			return NULL;
-		conn = adopt(sk, call->size + call->behind, call->sent);
+			return false;
+		conn = adopt(scratch);
 		if (!conn)
-			return NULL;
+			return false;
 	}
 	/* one test where there is no filter; user space may only now have learnt whose group it is */
 	if (conn->flags & (CONN_IGNORED | CONN_FILTERED)) {
 		if (conn->flags & CONN_IGNORED)
-			return NULL;
+			return false;
 		if (cgroup_ignored(conn->cgroup_id)) {
 			conn->flags |= CONN_IGNORED;
-			return NULL;
+			return false;
 		}
 	}
 	/* TCP Fast Open: data before there is a connection */
 	if (!conn->id) {
 		count(STAT_UNREAD);
-		return NULL;
+		return false;
 	}
 	known = conn->flags & CONN_ANNOUNCED;
 	/* a client's process is known, but not yet judged */
 	if ((conn->pid != pid || !known) && !pid_wanted(pid))
-		return NULL;
+		return false;
 	if (conn->pid != pid && !(conn->pid && works_for_another())) {
 		read_process(conn);
 		if (cgroup_ignored(conn->cgroup_id)) {
 			conn->flags |= CONN_IGNORED;
-			return NULL;
+			return false;
 		}
 		if (known)
 			report_owner(ctx, conn);
@@ -366,17 +361,13 @@ STEP struct scratch *note_call(void *ctx, const struct call *call)
 	flow->calls++;
 	read_quality(conn, sk);
 	if (conn->flags & CONN_QUIET)
-		return NULL;
+		return false;
 	wish = read_wish(conn, call->sent);
 	/* the call that reaches the position of interest is reported: it tells when the part before it was over */
 	if (end < wish.from || wish.from == CONTROL_NEVER) {
 		count(STAT_COUNTED);
-		return NULL;
+		return false;
 	}
-	cpu = bpf_get_smp_processor_id();
-	scratch = bpf_map_lookup_elem(&scratches, &cpu);
-	if (!scratch)
-		return NULL;
 	scratch->event.header.kind = EVENT_DATA;
 	scratch->event.header.flags = call->sent ? EVENT_SENT : 0;
 	scratch->event.header._pad = 0;
@@ -386,17 +377,14 @@ STEP struct scratch *note_call(void *ctx, const struct call *call)
 	scratch->event.header.tid = pid_tgid;
 	scratch->event.offset = end - call->size;
 	scratch->event.size = call->size;
-	scratch->data = call->data;
 	scratch->wanted = call->size < wish.limit ? call->size : wish.limit;
-	return scratch;
+	return true;
 }
 
 /* The core: a call is over. */
-static __always_inline void on_data(void *ctx, const struct call *call)
+static __always_inline void on_data(void *ctx, struct scratch *scratch)
 {
-	struct scratch *scratch = note_call(ctx, call);
-
-	if (scratch)
+	if (note_call(ctx, scratch))
 		emit_data(ctx, scratch);
 }
 

@@ -163,6 +163,20 @@ struct user_data {
 	__u32 skip; /* bytes of the first piece that are not of this call */
 };
 
+/* A call of the watched process that moved bytes through a socket, now over. */
+struct call {
+	__u64 sk;
+	struct user_data data;
+	__u32 size;
+	__u32 behind; /* TCP: bytes of later calls that are reported together with this one */
+	__u32 room;   /* UDP: bytes of a single buffer: a receive may report more than it stored (MSG_TRUNC) */
+	__u8 sent;
+	__u8 name_in_kernel;
+	__u8 _pad[2];
+	__u64 name;  /* UDP: the struct sockaddr of the other end; 0: none */
+	__u64 inode; /* UDP: number of the socket's inode */
+};
+
 /*
  * Key: CPU. A data record is put together here before it is copied to the
  * ring: ring records are reserved in constant sizes only. What is large is
@@ -182,8 +196,9 @@ struct scratch {
 	};
 	__u8 payload[2 * CAPTURE_MAX];	 /* behind the record of either kind */
 	struct conn adopted;		 /* a connection before it is in `conns` */
+	struct udp_socket met;		 /* the same of a UDP socket */
 	struct iovec batch[IOVEC_BATCH]; /* of a scattered or gathered call, as many as are read at a time */
-	struct user_data data;		 /* where the bytes of the record are */
+	struct call call;		 /* that is reported */
 	__u32 wanted;			 /* so many of them */
 	__u32 gathered;			 /* bytes of a scattered call copied so far */
 	__u32 since_look;		 /* bytes written since the ring's fill was looked at */

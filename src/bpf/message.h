@@ -84,23 +84,27 @@ static __always_inline void locate_message(struct user_data *data, struct msghdr
 /* `msg` is NULL where the bytes were no program's. */
 static __always_inline void on_tcp(void *ctx, struct sock *sk, struct msghdr *msg, int moved, __u32 flags, bool sent)
 {
-	struct call call = { .sk = (__u64)sk, .size = moved, .sent = sent };
+	struct scratch *scratch;
 
 	if (moved <= 0 || (!sent && !takes_bytes(flags)))
 		return;
+	scratch = begin_call((__u64)sk, moved, sent);
+	if (!scratch)
+		return;
 	/* with MSG_TRUNC bytes are thrown away, the buffer is not touched */
 	if (msg && (sent || !(flags & MSG_TRUNC)))
-		locate_message(&call.data, msg, moved);
-	on_data(ctx, &call);
+		locate_message(&scratch->call.data, msg, moved);
+	on_data(ctx, scratch);
 }
 
 /* `room`: how many bytes could be moved. A receive may report more. */
 static __always_inline void on_udp(void *ctx, struct sock *sk, struct msghdr *msg, __u64 room, int moved, __u32 flags,
 				   bool sent)
 {
-	struct datagram_call call = { .sk = (__u64)sk, .size = moved, .sent = sent, .name_in_kernel = true };
 	struct socket *socket = LOAD(sk, sk_socket);
+	struct scratch *scratch;
 	struct inode *inode;
+	struct call *call;
 	struct file *file;
 
 	if (moved <= 0 || (!sent && !takes_bytes(flags)) || !socket)
@@ -109,13 +113,17 @@ static __always_inline void on_udp(void *ctx, struct sock *sk, struct msghdr *ms
 	/* a socket of the kernel's own */
 	if (!file)
 		return;
+	scratch = begin_call((__u64)sk, moved, sent);
+	if (!scratch)
+		return;
+	call = &scratch->call;
 	inode = LOAD(file, f_inode);
-	call.inode = LOAD(inode, i_ino);
-	call.name = (__u64)LOAD(msg, msg_name);
-	call.room = clamp_len(room, moved);
-	SET_CTX(&call, ctx);
-	locate_message(&call.data, msg, call.room);
-	on_datagram(&call);
+	call->inode = LOAD(inode, i_ino);
+	call->name = (__u64)LOAD(msg, msg_name);
+	call->name_in_kernel = true;
+	call->room = clamp_len(room, moved);
+	locate_message(&call->data, msg, call->room);
+	on_datagram(HAND_OVER(ctx), scratch);
 }
 
 /* A socket of IPv6 that speaks IPv4 passes the functions of both. */

@@ -92,7 +92,7 @@ static __always_inline void locate(struct user_data *data, struct pt_regs *regs,
  * The other end of a received datagram is not known here unless the socket is
  * connected: its address reaches the program's memory after the tracepoint.
  */
-static __always_inline void locate_datagram(struct datagram_call *call, struct pt_regs *regs, int size, bool sent)
+static __always_inline void locate_datagram(struct call *call, struct pt_regs *regs, int size, bool sent)
 {
 	__u64 nr = SYSCALL_NR(regs);
 
@@ -135,25 +135,27 @@ static __always_inline struct file *program_file(struct sock *sk)
 /* Of its own, so that it adds nothing to what TCP costs. */
 static __noinline int on_udp(void *ctx, struct sock *sk, int size, int flags, bool sent)
 {
-	struct datagram_call call = { .sk = (__u64)sk, .size = size, .sent = sent };
 	struct file *file = program_file(sk);
+	struct scratch *scratch;
 	struct inode *inode;
 
 	if (!file)
 		return 0;
+	scratch = begin_call((__u64)sk, size, sent);
+	if (!scratch)
+		return 0;
 	inode = ARGUMENT(file, f_inode);
-	call.inode = ARGUMENT(inode, i_ino);
-	SET_CTX(&call, ctx);
-	locate_datagram(&call, callers_registers(), size, sent);
+	scratch->call.inode = ARGUMENT(inode, i_ino);
+	locate_datagram(&scratch->call, callers_registers(), size, sent);
 	if (size > 0 && (sent || takes_bytes(flags)))
-		on_datagram(&call);
+		on_datagram(HAND_OVER(ctx), scratch);
 	return 0;
 }
 
 static __always_inline void on_socket(void *ctx, struct sock *sk, int size, int flags, bool sent)
 {
-	struct call call = { .sk = (__u64)sk, .size = size, .sent = sent };
 	__u32 protocol = inet_protocol(sk);
+	struct scratch *scratch;
 
 	if (protocol != IPPROTO_TCP) {
 		if (protocol == IPPROTO_UDP)
@@ -162,13 +164,16 @@ static __always_inline void on_socket(void *ctx, struct sock *sk, int size, int 
 	}
 	if (!program_file(sk))
 		return;
-	locate(&call.data, callers_registers(), size, sent);
+	scratch = begin_call((__u64)sk, size, sent);
+	if (!scratch)
+		return;
+	locate(&scratch->call.data, callers_registers(), size, sent);
 	if (size <= 0 || (!sent && !takes_bytes(flags)))
 		return;
 	/* bytes are thrown away, the buffer is not touched */
 	if (!sent && flags & MSG_TRUNC)
-		call.data = NO_USER_DATA;
-	on_data(ctx, &call);
+		scratch->call.data = NO_USER_DATA;
+	on_data(ctx, scratch);
 }
 
 /*
@@ -180,20 +185,22 @@ TRACEPOINT(tcp_rcv_space_adjust)
 int BPF_PROG(on_taken, struct sock *sk)
 {
 	struct pt_regs *regs = callers_registers();
-	struct call call = { .sk = (__u64)sk };
+	struct scratch *scratch;
+	__u64 key = (__u64)sk;
 	struct conn *conn;
 	__s32 size;
 
 	if (SYSCALL_NR(regs) != NR_SPLICE)
 		return 0;
-	conn = bpf_map_lookup_elem(&conns, &call.sk);
+	conn = bpf_map_lookup_elem(&conns, &key);
 	if (!conn)
 		return 0;
 	size = sequence_of(sk, false) - (conn->flows[0].base + (__u32)conn->flows[0].position);
 	if (size <= 0)
 		return 0;
-	call.size = size;
-	on_data(ctx, &call);
+	scratch = begin_call(key, size, false);
+	if (scratch)
+		on_data(ctx, scratch);
 	return 0;
 }
 

@@ -50,10 +50,10 @@ static __always_inline struct found find_socket(__u32 fd)
 }
 
 /* The core as a function: the verifier walks it once, not once per system call and message. */
-GLOBAL_FUNCTION int on_call(const struct call *call)
+GLOBAL_FUNCTION int on_call(__u64 ctx, struct scratch *scratch)
 {
-	if (call)
-		on_data(CALL_CTX(call), call);
+	if (scratch)
+		on_data((void *)ctx, scratch);
 	return 0;
 }
 
@@ -66,19 +66,21 @@ static __always_inline __u32 message_len(__u64 header)
 }
 
 /* The messages of recvmmsg or sendmmsg that went through; each has its own length. */
-GLOBAL_FUNCTION int on_mmsg(struct call *call, __u64 vector, __u32 messages)
+GLOBAL_FUNCTION int on_mmsg(__u64 ctx, struct scratch *scratch, __u64 vector, __u32 messages)
 {
+	struct call *call;
 	__u32 i;
 
-	if (!call)
+	if (!scratch)
 		return 0;
+	call = &scratch->call;
 	for (i = 0; i < MMSG_MAX && i < messages; i++)
 		call->behind += message_len(vector + i * sizeof(struct mmsghdr));
 #ifdef REMORA_PLAIN
 	/* lengths only: the verifier would walk the core once more for each message */
 	call->size = call->behind;
 	call->behind = 0;
-	on_call(call);
+	on_call(ctx, scratch);
 #else
 	for (i = 0; i < MMSG_MAX && i < messages; i++) {
 		__u64 header = vector + i * sizeof(struct mmsghdr);
@@ -89,7 +91,7 @@ GLOBAL_FUNCTION int on_mmsg(struct call *call, __u64 vector, __u32 messages)
 		call->behind -= call->size;
 		call->data = NO_USER_DATA;
 		read_msghdr(&call->data, header);
-		on_call(call);
+		on_call(ctx, scratch);
 	}
 #endif
 	return 0;
@@ -104,30 +106,31 @@ static __noinline __u64 find_tcp(__u32 fd)
 }
 
 /* Of splice one end is a pipe. */
-static __always_inline void find_spliced(struct call *call, struct pt_regs *regs)
+static __always_inline __u64 find_spliced(struct pt_regs *regs, bool *sent)
 {
-	call->sk = find_tcp(SYSCALL_ARG1(regs));
-	if (call->sk)
-		return;
-	call->sk = find_tcp(SYSCALL_ARG3(regs));
-	call->sent = true;
+	__u64 sk = find_tcp(SYSCALL_ARG1(regs));
+
+	if (sk)
+		return sk;
+	*sent = true;
+	return find_tcp(SYSCALL_ARG3(regs));
 }
 
 /* The datagrams of recvmmsg or sendmmsg that went through. */
-GLOBAL_FUNCTION int on_datagrams(struct datagram_call *call, __u64 vector, __u32 messages)
+GLOBAL_FUNCTION int on_datagrams(__u64 ctx, struct scratch *scratch, __u64 vector, __u32 messages)
 {
 	__u32 i;
 
-	if (!call)
+	if (!scratch)
 		return 0;
 	for (i = 0; i < MMSG_DATAGRAMS_MAX && i < messages; i++) {
 		__u64 header = vector + i * sizeof(struct mmsghdr);
 
-		call->size = message_len(header);
-		if (!call->size)
+		scratch->call.size = message_len(header);
+		if (!scratch->call.size)
 			continue;
-		read_datagram_header(call, header, true);
-		on_datagram(call);
+		read_datagram_header(&scratch->call, header, true);
+		on_datagram(ctx, scratch);
 	}
 	for (; i < messages && i < 1024 /* UIO_MAXIOV */; i++)
 		count(STAT_UNREAD);
@@ -135,60 +138,59 @@ GLOBAL_FUNCTION int on_datagrams(struct datagram_call *call, __u64 vector, __u32
 }
 
 /* Of its own, so that it takes no stack from the others. */
-static __noinline void on_udp(void *ctx, const struct found *found, struct pt_regs *regs, __u32 size, bool sent)
+static __noinline void on_udp(void *ctx, struct scratch *scratch, struct pt_regs *regs)
 {
-	struct datagram_call call = { .sk = found->sk, .inode = found->inode, .size = size, .sent = sent };
+	struct call *call = &scratch->call;
 
-	SET_CTX(&call, ctx);
 	switch (SYSCALL_NR(regs)) {
 	case NR_SENDMMSG:
 	case NR_RECVMMSG:
-		on_datagrams(&call, SYSCALL_ARG2(regs), size);
+		on_datagrams(HAND_OVER(ctx), scratch, SYSCALL_ARG2(regs), call->size);
 		return;
 	case NR_SENDMSG:
 	case NR_RECVMSG:
-		read_datagram_header(&call, SYSCALL_ARG2(regs), true);
+		read_datagram_header(call, SYSCALL_ARG2(regs), true);
 		break;
 	case NR_SENDTO:
 	case NR_RECVFROM:
-		call.name = SYSCALL_ARG5(regs);
+		call->name = SYSCALL_ARG5(regs);
 		/* fallthrough */
 	case NR_READ:
 	case NR_WRITE:
-		call.data.base = SYSCALL_ARG2(regs);
-		call.room = clamp_len(SYSCALL_ARG3(regs), size);
+		call->data.base = SYSCALL_ARG2(regs);
+		call->room = clamp_len(SYSCALL_ARG3(regs), call->size);
 		break;
 	default:
-		set_vector(&call.data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
+		set_vector(&call->data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
 		break;
 	}
-	on_datagram(&call);
+	on_datagram(HAND_OVER(ctx), scratch);
 }
 
 TRACEPOINT(sys_exit)
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
-	struct call call = {};
+	struct scratch *scratch;
+	struct found found = {};
 	bool sent = false;
-	struct found found;
 	__u64 flags = 0;
 	__u64 nr;
 
 	if (ret <= 0)
 		return 0;
 	nr = SYSCALL_NR(regs);
-	SET_CTX(&call, ctx);
-	call.size = ret;
 	switch (nr) {
 	case NR_WRITE:
 	case NR_SENDTO:
 	case NR_WRITEV:
 	case NR_SENDMSG:
 	case NR_SENDMMSG:
+	case NR_SENDFILE:
 		sent = true;
 		break;
 	case NR_READ:
 	case NR_READV:
+	case NR_SPLICE:
 		break;
 	case NR_RECVFROM:
 	case NR_RECVMMSG:
@@ -197,48 +199,50 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	case NR_RECVMSG:
 		flags = SYSCALL_ARG3(regs);
 		break;
-	case NR_SENDFILE:
-		call.sk = find_tcp(SYSCALL_ARG1(regs));
-		call.sent = true;
-		goto lengths;
-	case NR_SPLICE:
-		find_spliced(&call, regs);
-		goto lengths;
 	default:
 		return 0;
 	}
 	if (!takes_bytes(flags))
 		return 0;
-	found = find_socket(SYSCALL_ARG1(regs));
-	if (found.protocol != IPPROTO_TCP) {
-		if (found.protocol == IPPROTO_UDP)
-			on_udp(ctx, &found, regs, ret, sent);
+	if (nr == NR_SPLICE) {
+		found.sk = find_spliced(regs, &sent);
+		found.protocol = found.sk ? IPPROTO_TCP : 0;
+	} else {
+		found = find_socket(SYSCALL_ARG1(regs));
+	}
+	if (found.protocol != IPPROTO_TCP && found.protocol != IPPROTO_UDP)
+		return 0;
+	scratch = begin_call(found.sk, ret, sent);
+	if (!scratch)
+		return 0;
+	if (found.protocol == IPPROTO_UDP) {
+		scratch->call.inode = found.inode;
+		on_udp(ctx, scratch, regs);
 		return 0;
 	}
-	call.sk = found.sk;
-	call.sent = sent;
 	switch (nr) {
 	case NR_SENDMMSG:
 	case NR_RECVMMSG:
-		on_mmsg(&call, SYSCALL_ARG2(regs), ret);
+		on_mmsg(HAND_OVER(ctx), scratch, SYSCALL_ARG2(regs), ret);
 		return 0;
 	case NR_SENDMSG:
 	case NR_RECVMSG:
-		read_msghdr(&call.data, SYSCALL_ARG2(regs));
+		read_msghdr(&scratch->call.data, SYSCALL_ARG2(regs));
 		break;
 	case NR_READV:
 	case NR_WRITEV:
-		set_vector(&call.data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
+		set_vector(&scratch->call.data, SYSCALL_ARG2(regs), SYSCALL_ARG3(regs));
+		break;
+	case NR_SENDFILE:
+	case NR_SPLICE:
 		break;
 	default:
-		call.data.base = SYSCALL_ARG2(regs);
+		scratch->call.data.base = SYSCALL_ARG2(regs);
 		break;
 	}
 	/* bytes are thrown away, the buffer is not touched */
 	if (flags & MSG_TRUNC)
-		call.data = NO_USER_DATA;
-lengths:
-	if (call.sk)
-		on_call(&call);
+		scratch->call.data = NO_USER_DATA;
+	on_call(HAND_OVER(ctx), scratch);
 	return 0;
 }

@@ -9,22 +9,6 @@
 
 #include "data.h"
 
-/* One call that moved a datagram, as all hook families see it. */
-struct datagram_call {
-#ifdef REMORA_PLAIN
-	void *ctx; /* what the program got */
-#endif
-	struct user_data data;
-	__u64 name; /* the struct sockaddr of the other end; 0: none */
-	__u64 sk;
-	__u64 inode; /* number of the socket's inode */
-	__u32 room;  /* bytes of a single buffer: a receive may report more than it stored (MSG_TRUNC) */
-	__u32 size;  /* bytes of the datagram */
-	__u8 sent;
-	__u8 name_in_kernel;
-	__u8 _pad[6];
-};
-
 struct far_end {
 	__u8 address[ADDRESS_LEN];
 	__u16 port; /* host byte order; 0: not known */
@@ -32,7 +16,7 @@ struct far_end {
 };
 
 /* The message header of a datagram: where its bytes are, and its other end if the kernel has written it, or the program has. */
-static __always_inline void read_datagram_header(struct datagram_call *call, __u64 header, bool named)
+static __always_inline void read_datagram_header(struct call *call, __u64 header, bool named)
 {
 	struct message_head head;
 
@@ -43,7 +27,7 @@ static __always_inline void read_datagram_header(struct datagram_call *call, __u
 }
 
 /* The name of the call, else the end that the socket is connected to. */
-static __always_inline void read_far_end(struct far_end *end, struct sock *sk, const struct datagram_call *call)
+static __always_inline void read_far_end(struct far_end *end, struct sock *sk, const struct call *call)
 {
 	struct sockaddr_in6 there;
 	struct sockaddr_in *v4 = (struct sockaddr_in *)&there;
@@ -149,15 +133,15 @@ static __always_inline void begin_udp(struct udp_socket *socket, struct sock *sk
 }
 
 /* Of its own, as `adopt`. */
-static __noinline struct udp_socket *new_udp(struct sock *sk, const struct far_end *end,
-					     const struct datagram_call *call, __u32 pid, __u64 now)
+static __noinline struct udp_socket *new_udp(struct scratch *scratch, const struct far_end *end, __u32 pid, __u64 now)
 {
-	struct udp_socket fresh = { .last_ns = now };
-	__u64 key = call->inode;
+	struct udp_socket *met = &scratch->met;
+	__u64 key = scratch->call.inode;
 
-	begin_udp(&fresh, sk, end, call->sent, pid);
+	*met = (struct udp_socket){ .last_ns = now };
+	begin_udp(met, (struct sock *)scratch->call.sk, end, scratch->call.sent, pid);
 	/* if it fails another thread has just done the same */
-	if (bpf_map_update_elem(&udp_sockets, &key, &fresh, BPF_NOEXIST) == -12 /* ENOMEM */)
+	if (bpf_map_update_elem(&udp_sockets, &key, met, BPF_NOEXIST) == -12 /* ENOMEM */)
 		count(STAT_CONNS_FULL);
 	return bpf_map_lookup_elem(&udp_sockets, &key);
 }
@@ -191,20 +175,19 @@ static __always_inline bool leads_too_far(const struct udp_socket *socket)
 	return lead > (socket->flags & UDP_EAGER ? UNCLAIMED_LEAD_EAGER : UNCLAIMED_LEAD);
 }
 
-/* Counts a datagram and describes its record. NULL if none is wanted. */
-STEP struct scratch *note_datagram(void *ctx, const struct datagram_call *call)
+/* Counts a datagram and describes its record. False if none is wanted. */
+STEP bool note_datagram(void *ctx, struct scratch *scratch)
 {
+	const struct call *call = &scratch->call;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct datagram_event *event;
 	struct udp_socket *socket;
 	__u32 pid = pid_tgid >> 32;
-	struct scratch *scratch;
 	struct far_end end;
 	struct sock *sk;
 	__u64 number;
 	bool hurry;
 	__u64 seen;
-	__u32 cpu;
 	__u64 key;
 	__u64 now;
 
@@ -216,18 +199,18 @@ STEP struct scratch *note_datagram(void *ctx, const struct datagram_call *call)
 			socket->flags |= UDP_IGNORED;
 		if (socket->flags & (UDP_DISMISSED | UDP_IGNORED)) {
 			count(STAT_COUNTED);
-			return NULL;
+			return false;
 		}
 	}
 	if (!pid_wanted(pid))
-		return NULL;
+		return false;
 	now = bpf_ktime_get_ns();
 	sk = (struct sock *)call->sk;
 	read_far_end(&end, sk, call);
 	if (!socket) {
-		socket = new_udp(sk, &end, call, pid, now);
+		socket = new_udp(scratch, &end, pid, now);
 		if (!socket || socket->flags & UDP_IGNORED)
-			return NULL;
+			return false;
 	}
 	seen = socket->last_ns;
 	/* after a long silence user space may have forgotten it; of several threads one begins anew */
@@ -243,18 +226,14 @@ STEP struct scratch *note_datagram(void *ctx, const struct datagram_call *call)
 		report_udp_owner(ctx, socket, pid);
 	number = take_number(&socket->numbers[call->sent & 1]);
 	if (socket->flags & UDP_QUIET)
-		return NULL;
+		return false;
 	hear_verdict(socket);
 	if (socket->flags & UDP_DISMISSED || (!(socket->flags & UDP_CLAIMED) && leads_too_far(socket))) {
 		count(STAT_COUNTED);
-		return NULL;
+		return false;
 	}
 	/* lively, and not judged yet */
 	hurry = !(socket->flags & UDP_CLAIMED) && socket->numbers[0] + socket->numbers[1] == UNCLAIMED_HURRY;
-	cpu = bpf_get_smp_processor_id();
-	scratch = bpf_map_lookup_elem(&scratches, &cpu);
-	if (!scratch)
-		return NULL;
 	event = &scratch->datagram;
 	event->header.kind = EVENT_DATAGRAM;
 	event->header.flags = call->sent ? EVENT_SENT : 0;
@@ -268,13 +247,12 @@ STEP struct scratch *note_datagram(void *ctx, const struct datagram_call *call)
 	__builtin_memcpy(event->remote, end.address, ADDRESS_LEN);
 	event->remote_port = end.port;
 	__builtin_memset(event->_pad, 0, sizeof(event->_pad));
-	scratch->data = call->data;
 	scratch->wanted = call->size < settings.capture_len ? call->size : settings.capture_len;
 	scratch->hurry = hurry;
 	/* a receive may have had no room for all that it reports */
 	if (!call->data.pieces && scratch->wanted > call->room)
 		scratch->wanted = call->room;
-	return scratch;
+	return true;
 }
 
 /* Writes the record that the scratch describes. */
@@ -284,7 +262,7 @@ STEP void emit_datagram(void *ctx, struct scratch *scratch)
 	__u32 captured;
 
 	captured = copy_payload(scratch, DATAGRAM_MAX, &event->header.flags);
-	if (!scratch->data.base)
+	if (!scratch->call.data.base)
 		count(STAT_UNREAD);
 	event->header.length = sizeof(*event) + captured;
 	event->captured = captured;
@@ -293,15 +271,10 @@ STEP void emit_datagram(void *ctx, struct scratch *scratch)
 }
 
 /* The core: a call is over. */
-GLOBAL_FUNCTION int on_datagram(const struct datagram_call *call)
+GLOBAL_FUNCTION int on_datagram(__u64 ctx, struct scratch *scratch)
 {
-	struct scratch *scratch;
-
-	if (!call)
-		return 0;
-	scratch = note_datagram(CALL_CTX(call), call);
-	if (scratch)
-		emit_datagram(CALL_CTX(call), scratch);
+	if (scratch && note_datagram((void *)ctx, scratch))
+		emit_datagram((void *)ctx, scratch);
 	return 0;
 }
 

@@ -16,6 +16,7 @@ use super::{
     features::{CgroupController, CgroupHierarchy},
     health::Health,
     hooks::{HookFamily, Way},
+    perf::PerfBuffers,
     programs::{self, Hook, Part, Program},
     transport::{Events, Transport, Wake},
     verdicts::{self, Verified},
@@ -80,6 +81,7 @@ pub struct Probes {
     flavour: Flavour,
     health: Vec<(String, Health)>,
     transport: Transport,
+    events: Option<Events>,
     verified: BTreeMap<String, Verified>,
 }
 
@@ -114,7 +116,14 @@ impl Probes {
         for number in 1..=u64::from(numbers.max_entries()) {
             numbers.update(&[], &number.to_ne_bytes(), MapFlags::ANY).context("filling the connection numbers")?;
         }
-        let mut probes = Self { links: Vec::new(), object, flavour, health: Vec::new(), transport: options.way.transport, verified };
+        // Before the first program runs: there must be something to write to.
+        let map = handle(&object, "events")?;
+        let events = match options.way.transport {
+            Transport::Ring => Events::Ring { map, wake: Wake::map(&handle(&object, ".data.wake")?)? },
+            Transport::Perf { buffer_bytes } => Events::Perf(PerfBuffers::new(&map, buffer_bytes)?),
+        };
+        let transport = options.way.transport;
+        let mut probes = Self { links: Vec::new(), object, flavour, health: Vec::new(), transport, events: Some(events), verified };
         probes.attach(options, &refused)?;
         Ok(probes)
     }
@@ -175,34 +184,26 @@ impl Probes {
         self.transport
     }
 
-    /// The records; for one reader.
-    pub fn events(&self) -> Result<Events> {
-        let map = self.handle("events")?;
-        Ok(match self.transport {
-            Transport::Ring => Events::Ring { map, wake: Wake::map(&self.handle(".data.wake")?)? },
-            Transport::Perf { buffer_bytes } => Events::Perf { map, buffer_bytes },
-        })
+    /// The records, for one reader; once.
+    pub fn events(&mut self) -> Result<Events> {
+        self.events.take().context("the records have a reader already")
     }
 
     pub fn table(&self) -> Result<super::table::ConnectionTable> {
-        Ok(super::table::ConnectionTable::new(self.handle("conns")?))
+        Ok(super::table::ConnectionTable::new(handle(&self.object, "conns")?))
     }
 
     pub fn wishes(&self) -> Result<super::table::Wishes> {
-        Ok(super::table::Wishes::new(self.handle("wishes")?))
+        Ok(super::table::Wishes::new(handle(&self.object, "wishes")?))
     }
 
     /// The control groups that are ignored; has a say where [`LoadOptions::filter_cgroups`] was set.
     pub fn cgroup_filter(&self) -> Result<super::table::CgroupFilter> {
-        Ok(super::table::CgroupFilter::new(self.handle("cgroups")?))
+        Ok(super::table::CgroupFilter::new(handle(&self.object, "cgroups")?))
     }
 
     pub fn tallies(&self) -> Result<super::table::Tallies> {
-        Ok(super::table::Tallies::new(self.handle("stats")?))
-    }
-
-    fn handle(&self, name: &str) -> Result<MapHandle> {
-        MapHandle::try_from(&find(&self.object, name)?).with_context(|| format!("taking a handle of the map {name}"))
+        Ok(super::table::Tallies::new(handle(&self.object, "stats")?))
     }
 
     /// What the kernel says of each loaded program.
@@ -239,6 +240,10 @@ pub struct RunTime {
 /// A map of a loaded object.
 fn find<'a>(object: &'a Object, name: &str) -> Result<libbpf_rs::Map<'a>> {
     object.maps().find(|map| map.name() == name).with_context(|| format!("the object has no map {name}"))
+}
+
+fn handle(object: &Object, name: &str) -> Result<MapHandle> {
+    MapHandle::try_from(&find(object, name)?).with_context(|| format!("taking a handle of the map {name}"))
 }
 
 /// A program that the kernel did not load.

@@ -5,7 +5,6 @@
 
 use std::{
     ffi::{c_int, c_void},
-    marker::PhantomData,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     ptr::{self, NonNull},
     time::Duration,
@@ -33,16 +32,23 @@ const IDLE: Duration = Duration::from_millis(40);
 
 type OnRecord<'a> = Box<dyn FnMut(&[u8]) + 'a>;
 
-/// The consuming end of all buffers. Lives in the thread that made it.
-pub struct PerfReader<'a> {
+/// The buffers of all CPUs. Made before the first program runs: until then there is nothing to write to.
+pub struct PerfBuffers {
     buffers: NonNull<libbpf_sys::perf_buffer>,
-    epoll: Epoll,
     /// What libbpf hands records to; at a fixed place, because it keeps the address.
     gathered: Box<Gathered>,
+}
+
+// SAFETY: nothing in it belongs to the thread that made it, and it is not shared.
+unsafe impl Send for PerfBuffers {}
+
+/// The consuming end of all buffers.
+pub struct PerfReader<'a> {
+    perf: &'a mut PerfBuffers,
+    epoll: Epoll,
     on_record: OnRecord<'a>,
     /// When the last round began. Each CPU's records of before then are read by now.
     horizon_ns: u64,
-    map: PhantomData<&'a MapHandle>,
 }
 
 /// Records that were read and not yet handed on.
@@ -55,8 +61,9 @@ struct Gathered {
 /// The time of a record, and its place in the bytes.
 type Gathering = (u64, std::ops::Range<usize>);
 
-impl<'a> PerfReader<'a> {
-    pub(super) fn new(map: &'a MapHandle, buffer_bytes: u32, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
+impl PerfBuffers {
+    /// `buffer_bytes`: of one CPU; a power of two.
+    pub(super) fn new(map: &MapHandle, buffer_bytes: u32) -> Result<Self> {
         let page_size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
         let pages = (buffer_bytes as usize / page_size).max(1);
         let mut gathered = Box::<Gathered>::default();
@@ -84,30 +91,28 @@ impl<'a> PerfReader<'a> {
         let Some(buffers) = NonNull::new(buffers) else {
             return Err(std::io::Error::last_os_error()).context("making the perf buffers");
         };
-        let mut reader = Self {
-            buffers,
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll instance")?,
-            gathered,
-            on_record: Box::new(on_record),
-            horizon_ns: 0,
-            map: PhantomData,
-        };
-        // SAFETY: the descriptor belongs to the buffers, which outlive the epoll instance's use of it.
-        let wakes = unsafe { BorrowedFd::borrow_raw(libbpf_sys::perf_buffer__epoll_fd(reader.buffers.as_ptr())) };
-        reader.epoll.add(wakes, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).context("watching the perf buffers")?;
-        reader.horizon_ns = now_ns();
-        Ok(reader)
+        Ok(Self { buffers, gathered })
+    }
+}
+
+impl<'a> PerfReader<'a> {
+    pub(super) fn new(perf: &'a mut PerfBuffers, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll instance")?;
+        // SAFETY: the descriptor belongs to the buffers, which outlive the epoll instance.
+        let wakes = unsafe { BorrowedFd::borrow_raw(libbpf_sys::perf_buffer__epoll_fd(perf.buffers.as_ptr())) };
+        epoll.add(wakes, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).context("watching the perf buffers")?;
+        Ok(Self { perf, epoll, on_record: Box::new(on_record), horizon_ns: now_ns() })
     }
 
     /// Hands on what is older than the begin of the round before; as many as were read, and what is still held.
     pub(super) fn consume(&mut self) -> Result<usize> {
         let begin_ns = now_ns();
         // SAFETY: the buffers are alive, and no reference to `gathered` is.
-        let failed = unsafe { libbpf_sys::perf_buffer__consume(self.buffers.as_ptr()) };
+        let failed = unsafe { libbpf_sys::perf_buffer__consume(self.perf.buffers.as_ptr()) };
         if failed < 0 {
             bail!("reading the perf buffers: {}", std::io::Error::from_raw_os_error(-failed));
         }
-        let Gathered { bytes, records } = &mut *self.gathered;
+        let Gathered { bytes, records } = &mut *self.perf.gathered;
         let count = records.len();
         records.sort_by_key(|(time_ns, _)| *time_ns);
         let due = records.partition_point(|(time_ns, _)| *time_ns < self.horizon_ns);
@@ -136,7 +141,7 @@ impl<'a> PerfReader<'a> {
     }
 }
 
-impl Drop for PerfReader<'_> {
+impl Drop for PerfBuffers {
     fn drop(&mut self) {
         // SAFETY: made by perf_buffer__new_raw, and freed once.
         unsafe { libbpf_sys::perf_buffer__free(self.buffers.as_ptr()) }
@@ -149,7 +154,7 @@ unsafe extern "C" fn take_sample(
     _cpu: c_int,
     header: *mut libbpf_sys::perf_event_header,
 ) -> libbpf_sys::bpf_perf_event_ret {
-    // SAFETY: libbpf hands over what `PerfReader::new` gave it, while only `consume` runs, and a whole event of header.size bytes.
+    // SAFETY: libbpf hands over what `PerfBuffers::new` gave it, while only `consume` runs, and a whole event of header.size bytes.
     let (gathered, header_type, event) = unsafe {
         let gathered = &mut *gathered.cast::<Gathered>();
         (gathered, (*header).type_, std::slice::from_raw_parts(header.cast::<u8>(), usize::from((*header).size)))

@@ -13,7 +13,7 @@ use nix::{
     },
 };
 
-use super::perf::PerfReader;
+use super::perf::{PerfBuffers, PerfReader};
 use crate::{event, skel::types};
 
 /// So many records at a time: under a load that never lets the ring run empty the reader has other things to do, too.
@@ -42,7 +42,7 @@ impl Transport {
 /// The records' map, as it is handed from the loader to the reader.
 pub enum Events {
     Ring { map: MapHandle, wake: Wake },
-    Perf { map: MapHandle, buffer_bytes: u32 },
+    Perf(PerfBuffers),
 }
 
 /// The word by which the reader of a ring asks to be woken. See `enum wake` in `transport.h`.
@@ -119,10 +119,10 @@ pub enum Reader<'a> {
 impl<'a> Reader<'a> {
     /// `on_record` gets each record once: of a ring in its order, of a perf buffer in that of their times as far as they are known. It must
     /// not panic: it is called from C, where a panic ends the process.
-    pub fn new(events: &'a Events, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
+    pub fn new(events: &'a mut Events, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
         Ok(match events {
             Events::Ring { map, wake } => Self::Ring(RingReader::new(map, wake, on_record)?),
-            Events::Perf { map, buffer_bytes } => Self::Perf(PerfReader::new(map, *buffer_bytes, on_record)?),
+            Events::Perf(buffers) => Self::Perf(PerfReader::new(buffers, on_record)?),
         })
     }
 

@@ -16,7 +16,7 @@ use remora::{
         features::{CgroupController, CgroupHierarchy, Features},
         hooks::{HookFamily, Way, choose_hooks},
         load::{LoadOptions, Probes},
-        transport::Reader,
+        transport::{Events, Reader},
     },
 };
 
@@ -34,7 +34,7 @@ fn family() -> HookFamily {
     families[0]
 }
 
-fn load(family: HookFamily, cgroups: CgroupHierarchy, filter_cgroups: bool) -> Probes {
+fn load(family: HookFamily, cgroups: CgroupHierarchy, filter_cgroups: bool) -> (Probes, Events) {
     let options = LoadOptions {
         way: Way::new(&Features::probe(None, &[]), family, Transport::Auto, 8 << 20),
         own_port: None,
@@ -49,14 +49,15 @@ fn load(family: HookFamily, cgroups: CgroupHierarchy, filter_cgroups: bool) -> P
         max_connections: 4096,
         measure: false,
     };
-    Probes::load(&options).expect("load the programs")
+    let mut probes = Probes::load(&options).expect("load the programs");
+    let events = probes.events().expect("the ring");
+    (probes, events)
 }
 
 /// Every record so far, in its order.
-fn records(probes: &Probes) -> Vec<Vec<u8>> {
-    let events = probes.events().expect("the ring");
+fn records(ring: &mut Events) -> Vec<Vec<u8>> {
     let records = RefCell::new(Vec::new());
-    let mut reader = Reader::new(&events, |record| records.borrow_mut().push(record.to_vec())).expect("a reader");
+    let mut reader = Reader::new(ring, |record| records.borrow_mut().push(record.to_vec())).expect("a reader");
     while reader.consume().expect("read the ring") > 0 {}
     drop(reader);
     records.into_inner()
@@ -105,7 +106,7 @@ fn ids_and_events_are_of_the_hierarchy_that_was_asked_for() {
     let hierarchies = hierarchies();
     assert!(!hierarchies.is_empty());
     for (root, hierarchy) in &hierarchies {
-        let probes = load(family(), *hierarchy, false);
+        let (probes, mut ring) = load(family(), *hierarchy, false);
         let path = format!("docker/{CONTAINER}");
         let others: Vec<Cgroup> = hierarchies
             .iter()
@@ -116,7 +117,7 @@ fn ids_and_events_are_of_the_hierarchy_that_was_asked_for() {
         let id = group.id();
         let pid = run(&mut group.command("true")).pid;
         drop((group, others));
-        let records = records(&probes);
+        let records = records(&mut ring);
 
         let path = format!("/{path}");
         let of_group: Vec<_> = groups(&records).into_iter().filter(|(_, path, _)| path.starts_with("/docker/")).collect();
@@ -140,13 +141,13 @@ fn a_renamed_group_is_told_with_its_new_path() {
         // Version 2 does not rename.
         return;
     };
-    let probes = load(family(), hierarchy, false);
+    let (probes, mut ring) = load(family(), hierarchy, false);
     let group = Cgroup::in_one(&root, "remora-before");
     let id = group.id();
     std::fs::rename(root.join("remora-before"), root.join("remora-after")).expect("rename a control group");
     drop(Cgroup::in_one(&root, "remora-after"));
     drop(group);
-    let told = groups(&records(&probes));
+    let told = groups(&records(&mut ring));
     let path = |path: &str| path.to_owned();
     assert_eq!(told, [(id, path("/remora-before"), false), (id, path("/remora-after"), false), (id, path("/remora-after"), true)]);
 }
@@ -155,7 +156,7 @@ fn a_renamed_group_is_told_with_its_new_path() {
 fn a_path_that_does_not_fit_is_told_as_none_rather_than_cut() {
     let _machine = machine();
     let (root, hierarchy) = hierarchies().remove(0);
-    let probes = load(family(), hierarchy, false);
+    let (probes, mut ring) = load(family(), hierarchy, false);
     let names: Vec<String> = (0..6).map(|depth| format!("remora-{depth}-{}", "x".repeat(200))).collect();
     let paths: Vec<String> = (1..=names.len()).map(|depth| names[..depth].join("/")).collect();
     for path in &paths {
@@ -164,7 +165,7 @@ fn a_path_that_does_not_fit_is_told_as_none_rather_than_cut() {
     for path in paths.iter().rev() {
         std::fs::remove_dir(root.join(path)).expect("remove a control group");
     }
-    let told = groups(&records(&probes));
+    let told = groups(&records(&mut ring));
     let expected: Vec<String> = paths.iter().map(|path| if path.len() < 1022 { format!("/{path}") } else { String::new() }).collect();
     let made: Vec<&str> = told.iter().filter(|(_, _, removed)| !removed).map(|(_, path, _)| path.as_str()).collect();
     assert_eq!(made, expected);
@@ -222,7 +223,7 @@ fn said(records: &[Vec<u8>]) -> Vec<String> {
 fn nothing_is_reported_of_an_ignored_group_and_everything_of_others() {
     let _machine = machine();
     for family in [HookFamily::Socket, HookFamily::Syscalls] {
-        let probes = load(family, chosen(), true);
+        let (probes, mut ring) = load(family, chosen(), true);
         let filter = probes.cgroup_filter().expect("the filter");
         let root = root_of_choice();
         let (ignored, other) = (Cgroup::in_one(&root, &format!("docker/{CONTAINER}")), Cgroup::in_one(&root, &format!("docker/{OTHER}")));
@@ -240,7 +241,7 @@ fn nothing_is_reported_of_an_ignored_group_and_everything_of_others() {
             let refused = run(group.command("bash").args(["-c", "(exec 3<>/dev/tcp/127.0.0.1/1) 2> /dev/null; echo $$"]));
             pids.push(refused.pid);
         }
-        let records = records(&probes);
+        let records = records(&mut ring);
 
         assert_eq!(said(&records), ["from other by tcp", "from other by udp"], "{family:?}");
         let of_cgroup = |wanted: u64| {
@@ -271,7 +272,7 @@ fn root_of_choice() -> std::path::PathBuf {
 fn a_group_that_is_ignored_later_falls_silent_and_its_open_connections_still_end() {
     let _machine = machine();
     for family in [HookFamily::Socket, HookFamily::Syscalls] {
-        let probes = load(family, chosen(), true);
+        let (probes, mut ring) = load(family, chosen(), true);
         let filter = probes.cgroup_filter().expect("the filter");
         let group = Cgroup::in_one(&root_of_choice(), &format!("docker/{CONTAINER}"));
         let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").expect("bind"), UdpSocket::bind("127.0.0.1:0").expect("bind"));
@@ -291,7 +292,7 @@ fn a_group_that_is_ignored_later_falls_silent_and_its_open_connections_still_end
         let mut all = Vec::new();
         let ends = |all: &[Vec<u8>]| events(all).filter(|event| matches!(event.body, Body::Close { .. })).count();
         while ends(&all) == 0 && begin.elapsed() < Duration::from_secs(5) {
-            all.extend(records(&probes));
+            all.extend(records(&mut ring));
         }
         assert_eq!(said(&all), ["from tcp, first", "from udp, first"], "{family:?}");
         let opened = events(&all).find(|event| matches!(event.body, Body::Open { cgroup_id, .. } if cgroup_id == group.id()));
@@ -305,7 +306,7 @@ fn a_group_that_is_ignored_later_falls_silent_and_its_open_connections_still_end
 #[test]
 fn an_allowed_group_is_seen_again() {
     let _machine = machine();
-    let probes = load(family(), chosen(), true);
+    let (probes, mut ring) = load(family(), chosen(), true);
     let filter = probes.cgroup_filter().expect("the filter");
     let group = Cgroup::in_one(&root_of_choice(), &format!("docker/{CONTAINER}"));
     let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -317,7 +318,7 @@ fn an_allowed_group_is_seen_again() {
         talker.say(name);
         talker.end();
     }
-    assert_eq!(said(&records(&probes)), ["from a", "from c"]);
+    assert_eq!(said(&records(&mut ring)), ["from a", "from c"]);
     for id in 0..16_384 {
         filter.ignore(1 << 40 | id).expect("room for all");
     }
