@@ -51,3 +51,6 @@ pub fn bytes<T: plain::Plain>(value: &T) -> &[u8] {
     // SAFETY: all padding of the types above is named, so every byte is initialised.
     unsafe { plain::as_bytes(value) }
 }
+
+/// The BPF objects whose field offsets are relocated, for which BTF is minimised.
+pub const OBJECTS: &[(&str, &[u8])] = &[("remora", include_bytes!(concat!(env!("OUT_DIR"), "/remora.bpf.o")))];
