@@ -111,6 +111,37 @@ impl From<Engine> for String {
     }
 }
 
+/// Where BTF of kernels that carry none is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum BtfArchive {
+    /// The paths of [`BtfArchive::paths`], then what is inside the program.
+    Auto,
+    None,
+    At(PathBuf),
+}
+
+impl BtfArchive {
+    /// The directories and archives to look at, in this order: that of a package or an image layer, then that of the administrator.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        match self {
+            BtfArchive::Auto => ["/usr/share/remora/btf", "/etc/remora/btf"].map(PathBuf::from).into(),
+            BtfArchive::None => Vec::new(),
+            BtfArchive::At(path) => vec![path.clone()],
+        }
+    }
+}
+
+impl From<BtfArchive> for String {
+    fn from(archive: BtfArchive) -> Self {
+        match archive {
+            BtfArchive::Auto => "auto".to_owned(),
+            BtfArchive::None => "none".to_owned(),
+            BtfArchive::At(path) => path.display().to_string(),
+        }
+    }
+}
+
 /// From this level on messages are logged; ordered from silent to talkative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -273,6 +304,17 @@ pub fn engine() -> Kind<Engine> {
         path => Some(Engine::At(PathBuf::from(path))),
     };
     single("auto, none, or a path", read, |engine| engine.clone().into())
+}
+
+/// A place where BTF is kept.
+pub fn btf_archive() -> Kind<BtfArchive> {
+    let read = |word: &str| match word {
+        "" => None,
+        "auto" => Some(BtfArchive::Auto),
+        "none" => Some(BtfArchive::None),
+        path => Some(BtfArchive::At(PathBuf::from(path))),
+    };
+    single("auto, none, or a path", read, |archive| archive.clone().into())
 }
 
 /// A value, or a word for its absence.

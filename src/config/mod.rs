@@ -11,8 +11,8 @@ mod yaml;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use kind::{Detail, Engine, Hooks, Kubernetes, LogLevel, Output, Raw, Sides, Transport};
-use kind::{choice, duration, engine, list, number, optional, path, power_of_two, size, socket_address, text};
+pub use kind::{BtfArchive, Detail, Engine, Hooks, Kubernetes, LogLevel, Output, Raw, Sides, Transport};
+use kind::{btf_archive, choice, duration, engine, list, number, optional, path, power_of_two, size, socket_address, text};
 pub use load::{Effective, Error, Origin, Sources};
 pub use table::Setting;
 
@@ -82,6 +82,8 @@ table::settings! {
         max_connections: u32 = 65536, number(16..=4 << 20), "N";
         /// File with the kernel's types (BTF), where the kernel has none of its own in /sys/kernel/btf/vmlinux
         btf: Option<PathBuf> = None, optional("none", path()), "FILE";
+        /// Archive or directory with BTF of kernels that carry none: auto takes /usr/share/remora/btf, /etc/remora/btf, the one built in
+        btf_archive: BtfArchive = BtfArchive::Auto, btf_archive(), "PATH";
         /// Socket of the engine that names containers: auto takes Docker's or podman's, whichever is there; none asks nobody
         docker_socket: Engine = Engine::Auto, engine(), "FILE";
     }
