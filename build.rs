@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libbpf_cargo::SkeletonBuilder;
 use libbpf_rs::Linker;
 
@@ -29,7 +29,8 @@ fn main() -> Result<()> {
 
     let typed = compile(&sources, &out, "typed", &[&vmlinux])?;
     compile(&sources, &out, "plain", &[&vmlinux, "-DREMORA_PLAIN"])?;
-    SkeletonBuilder::new().obj(&typed).generate(out.join("remora.skel.rs")).context("generating the skeleton")
+    SkeletonBuilder::new().obj(&typed).generate(out.join("remora.skel.rs")).context("generating the skeleton")?;
+    embed_btf(&out.join("btf.tar.xz"))
 }
 
 /// The linked object of one flavour.
@@ -50,4 +51,17 @@ fn compile(sources: &[PathBuf], out: &Path, flavour: &str, arguments: &[&str]) -
     }
     linker.link().with_context(|| format!("linking {}", linked.display()))?;
     Ok(linked)
+}
+
+/// The archive of BTF that goes into the program: the file that `REMORA_BTF_ARCHIVE` names, else none.
+fn embed_btf(to: &Path) -> Result<()> {
+    println!("cargo::rerun-if-env-changed=REMORA_BTF_ARCHIVE");
+    let Some(from) = env::var_os("REMORA_BTF_ARCHIVE").filter(|path| !path.is_empty()) else {
+        return fs::write(to, "").with_context(|| format!("writing {}", to.display()));
+    };
+    let from = Path::new(&from);
+    println!("cargo::rerun-if-changed={}", from.display());
+    let archive = fs::read(from).with_context(|| format!("reading REMORA_BTF_ARCHIVE={}", from.display()))?;
+    ensure!(archive.starts_with(b"\xfd7zXZ\0"), "REMORA_BTF_ARCHIVE={} is no archive of `remora btf pack`", from.display());
+    fs::write(to, archive).with_context(|| format!("writing {}", to.display()))
 }

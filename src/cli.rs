@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint, error::ErrorKind};
 
 use crate::{
+    btf,
     config::{self, Effective, FILE_VARIABLE, Origin, Output, Setting, Sources},
     telemetry::Failure,
 };
@@ -53,6 +54,11 @@ const REPLAY: &str = "\
 Recordings of remora record and captures of tcpdump and Wireshark. Needs no root and no kernel support.
 --output json gives every exchange and connection; otherwise only a summary is printed.
 A recording replayed with the same --sides gives the exchanges that were seen live.";
+
+const BTF: &str = "\
+An archive holds the types of many kernels, minimised for these programs; btfhub/minimise.sh makes one, docs/btf.md
+says how. --btf-archive names it; the kernel that runs is found in it by os-release and uname -r.
+Exit status of check: 0 all are sound, 1 some are not.";
 
 /// Shows which programs of this host talk to which, how often, how fast and with what errors.
 /// Remora watches from inside the kernel (eBPF) and understands the protocols spoken. The watched programs need no change and no restart.
@@ -107,6 +113,12 @@ pub enum Command {
         /// The file to read; its kind is told by its first bytes
         #[arg(value_name = "F")]
         file: PathBuf,
+    },
+    /// Archives of kernel types (BTF), for kernels that carry none: list, pack, check
+    #[command(after_help = BTF)]
+    Btf {
+        #[command(subcommand)]
+        action: btf::Action,
     },
     /// Check or print the settings
     Config {
@@ -202,7 +214,8 @@ fn lossy(text: OsString) -> String {
 /// clap's report without its prefix and its usage paragraph, on one line.
 fn usage(error: &clap::Error) -> anyhow::Error {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Failure::usage(anyhow!("a command is missing: run, agent, doctor, record, replay or config; see remora --help")).into();
+        return Failure::usage(anyhow!("a command is missing: run, agent, doctor, record, replay, btf or config; see remora --help"))
+            .into();
     }
     let text = error.render().to_string();
     let said = text.split("\n\nUsage:").next().unwrap_or_default().split("\n\nFor more information").next().unwrap_or_default();

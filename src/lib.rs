@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod attribution;
+pub mod btf;
 pub mod cli;
 pub mod config;
 pub mod connection;

@@ -41,6 +41,10 @@ fn run() -> Result<Exit> {
         }
         Command::Run | Command::Agent => agent::run(config),
         Command::Record { file } => agent::record(config, &file),
+        Command::Btf { action } => {
+            let (text, sound) = action.run(&config.btf_archive)?;
+            print(&text).map(|done| if sound { done } else { Exit::Failed })
+        }
         Command::Replay { file } => agent::replay(config, &file),
     }
 }

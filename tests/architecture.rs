@@ -12,12 +12,13 @@ use std::{
 /// Each room and the rooms it may name. A room that is not listed is an error.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["agent", "cli", "doctor", "telemetry"]),
-    ("cli", &["config", "telemetry"]),
-    ("doctor", &["attribution", "probes", "config", "telemetry"]),
+    ("cli", &["btf", "config", "telemetry"]),
+    ("doctor", &["attribution", "btf", "probes", "config", "telemetry"]),
     (
         "agent",
         &[
             "probes",
+            "btf",
             "packet",
             "event",
             "connection",
@@ -31,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "model",
         ],
     ),
-    ("probes", &["skel", "config", "event", "model"]),
+    ("probes", &["btf", "skel", "config", "event", "model"]),
     ("packet", &["event", "model"]),
     ("event", &["skel", "model"]),
     ("record", &["model"]),
@@ -40,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("attribution", &["model"]),
     ("service_map", &["model"]),
     ("export", &["service_map", "model"]),
+    ("btf", &["skel", "config"]),
     ("config", &[]),
     ("telemetry", &[]),
     ("model", &[]),

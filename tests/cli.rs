@@ -137,6 +137,7 @@ fn help_and_version_go_to_standard_output_and_exit_0() {
         "doctor ",
         "record ",
         "replay ",
+        "btf ",
         "config ",
         "What is watched:",
         "--sides <SIDES>",
@@ -160,6 +161,7 @@ fn each_command_explains_itself() {
         ("doctor", ["--json", "for a trial", "Exit status: 0"]),
         ("record", ["remora replay", "--duration", "every captured byte"]),
         ("replay", ["tcpdump", "--output json", "no root"]),
+        ("btf", ["list", "pack", "btfhub/minimise.sh"]),
         ("config", ["check", "print", "Usage: remora config"]),
     ] {
         let output = remora.run(&format!("{command} --help"), &[]);
