@@ -23,7 +23,7 @@ DEB_PACKAGES   := dpkg-dev llvm
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) g++
 BPF_SOURCES     = $(sort $(wildcard src/bpf/*.c src/bpf/*.h))
 
-.PHONY: help build image push run demo test test-kernels test-kubernetes test-containers check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
+.PHONY: btf help build image push run demo test test-kernels test-kubernetes test-containers check-build confusion fuzz fuzz-replay bench lint fmt deps deps-test deps-lint deps-fuzz rust \
 	manifests deploy status undeploy check-rbac deb test-deb
 
 help: ## this list
@@ -43,7 +43,7 @@ demo: build deps-test ## remora run beside a small real workload on loopback, re
 test: deps-test rust ## everything: parsers, hostile bytes, command line, then real programs on this kernel
 	$(CARGO) test --release --no-run
 	$(CARGO) test --release --lib --bins
-	$(CARGO) test --release --test architecture --test cli --test confusion --test deploy --test programs
+	$(CARGO) test --release --test architecture --test btf --test cli --test confusion --test deploy --test programs
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
 
@@ -99,6 +99,14 @@ APPLIED       = $(if $(OVERLAY),-k $(OVERLAY),-f $(MANIFEST))
 manifests: ## deploy/kubernetes/remora.yaml, joined from the pieces in deploy/kubernetes/base
 	@{ echo '# Everything that Remora needs in a cluster: kubectl apply -f remora.yaml. Joined from base/ by `make manifests`; edit there.'; \
 	for piece in $$(sed -n 's/^  - //p' $(MANIFEST_BASE)/kustomization.yaml); do echo ---; cat $(MANIFEST_BASE)/$$piece; done; } >$(MANIFEST)
+
+# A checkout of https://github.com/aquasecurity/btfhub-archive, or any directory of that layout; one for each processor's programs.
+BTF_ARCHIVE ?= target/btf.tar.xz
+BTF_ONLY    ?=
+btf: build ## types of kernels without BTF, e.g. make btf BTFHUB=../btfhub-archive BTF_ONLY='ubuntu/18.04 debian/10'; docs/btf.md
+	@[[ -n "$(BTFHUB)" ]] || { echo "make: say where the types are: make btf BTFHUB=DIR" >&2; exit 1; }
+	$(call install,bpftool xz-utils)
+	btfhub/minimise.sh -o $(BTF_ARCHIVE) $(foreach name,$(BTF_ONLY),--only $(name)) $(BTFHUB)
 
 deploy: ## into the cluster of the current kubectl context, and wait until every node has its agent
 	$(KUBECTL) apply $(APPLIED)

@@ -26,6 +26,8 @@ done
 # Debian's own bundle goes into the image; the machine's serves the build alone.
 docker run --rm "$builder" cat /etc/ssl/certs/ca-certificates.crt >"$folder/ca-certificates.crt"
 [[ ! -e $authorities ]] || mounts+=(--volume "$authorities:/etc/ssl/certs/ca-certificates.crt:ro")
+# Types of kernels that have none, to be built in: docs/btf.md.
+[[ -z ${REMORA_BTF_ARCHIVE:-} ]] || mounts+=(--volume "$(realpath "$REMORA_BTF_ARCHIVE"):/btf.tar.xz:ro" --env REMORA_BTF_ARCHIVE=/btf.tar.xz)
 if [[ -n ${PROGRAM:-} ]]; then
 	cp "$PROGRAM" "$folder/remora"
 else

@@ -8,6 +8,11 @@ use std::{
     process::{Command, Output},
 };
 
+use remora::{
+    btf::{self, Host, Kernel},
+    config::BtfArchive,
+};
+
 const DEBIAN_11: &[u8] = include_bytes!("data/btf/debian-11-5.10.0-32-cloud-amd64.btf");
 const DEBIAN_13: &[u8] = include_bytes!("data/btf/debian-13-6.12.107-cloud-amd64.btf");
 
@@ -125,6 +130,7 @@ fn what_cannot_be_packed_is_named_and_nothing_is_written() {
     assert_eq!(said, "1 of tree cannot be packed: debian/11/arm64/2: of a kernel for x86_64, not for arm64");
     assert_eq!(bench.complains("btf pack empty a.tar.xz"), "no kernel in empty to be packed");
     assert_eq!(bench.complains("btf pack tree a.tar.xz --only ubuntu"), "no kernel in tree to be packed of those names");
+    assert!(bench.complains("btf list --btf-archive absent").starts_with("looking for BTF in absent: "));
     assert!(bench.complains("btf pack absent a.tar.xz").starts_with("looking for BTF in absent: "));
     assert!(bench.complains("btf pack tree no/such/a.tar.xz --only debian/11/x86_64").starts_with("writing no/such/a.tar.xz: "));
     let left = fs::read_dir(bench.folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -181,4 +187,25 @@ fn the_script_minimises_goes_on_after_a_bad_entry_and_does_nothing_twice() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("0 minimised, 2 as before, 0 left out"), "{said}");
     assert_eq!(fs::read(bench.folder.path().join("a.tar.xz")).unwrap(), before);
+}
+
+#[test]
+fn the_kernel_that_runs_here_is_found_by_its_name_and_only_by_it() {
+    let Ok(host) = Host::detect() else { return };
+    let bench = Bench::new();
+    let at = |release: &str| {
+        let kernel = Kernel { release: release.to_owned(), ..host.kernel.clone() };
+        format!("{kernel}.btf")
+    };
+    let types = if host.kernel.architecture == "x86_64" { DEBIAN_11.to_vec() } else { return };
+    bench.put(&format!("tree/{}", at(&host.kernel.release)), &types);
+    bench.put(&format!("near/{}", at("1.2.3-near")), &types);
+    bench.says("btf pack tree tree.tar.xz");
+    for place in ["tree", "tree.tar.xz"] {
+        let found = btf::look_up(&BtfArchive::At(bench.folder.path().join(place))).unwrap();
+        assert_eq!((&found.kernel, &found.bytes), (&host.kernel, &types));
+        assert_eq!(fs::read(found.into_file().unwrap().path()).unwrap(), types);
+    }
+    let miss = btf::look_up(&BtfArchive::At(bench.folder.path().join("near"))).unwrap_err();
+    assert_eq!(miss.nearest.iter().map(|kernel| kernel.release.as_str()).collect::<Vec<_>>(), ["1.2.3-near"]);
 }

@@ -81,10 +81,12 @@ impl Action {
 }
 
 fn opened(paths: &[PathBuf], setting: &BtfArchive) -> Result<Vec<Source>> {
-    if paths.is_empty() {
-        return Ok(sources(setting).into_iter().flatten().collect());
+    match (paths, setting) {
+        ([], BtfArchive::At(path)) => Ok(vec![Source::open(path)?]),
+        // Of the usual places some are mostly not there.
+        ([], _) => Ok(sources(setting).into_iter().flatten().collect()),
+        _ => paths.iter().map(|path| Source::open(path)).collect(),
     }
-    paths.iter().map(|path| Source::open(path)).collect()
 }
 
 #[derive(Serialize)]
