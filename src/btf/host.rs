@@ -15,8 +15,11 @@ use super::kernel::{Kernel, ROLLING, architecture};
 
 /// os-release(5) files are some 500 bytes.
 const OS_RELEASE_BYTES_MAX: u64 = 64 << 10;
-/// PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h.
+/// PROC_PID_INIT_INO and PROC_CGROUP_INIT_INO of the kernel's include/linux/proc_ns.h: the host's own.
 const HOST_PID_NAMESPACE: u64 = 0xeffffffc;
+const HOST_CGROUP_NAMESPACE: u64 = 0xeffffffb;
+/// Engines name a container's control group by its id, of so many hexadecimal digits.
+const CONTAINER_ID_DIGITS: usize = 64;
 /// os-release(5): the first is read, where it is not there the second.
 const PLACES: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
 
@@ -36,12 +39,7 @@ impl Host {
     pub fn detect() -> Result<Self> {
         let name = nix::sys::utsname::uname().context("asking for the kernel's name")?;
         let (release, machine) = (name.release().to_string_lossy().into_owned(), name.machine().to_string_lossy().into_owned());
-        let sights = Sights {
-            first_process: fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == HOST_PID_NAMESPACE),
-            container: ["/.dockerenv", "/run/.containerenv"].iter().any(|path| Path::new(path).exists())
-                || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
-        };
-        Self::from(Path::new("/"), sights, &release, &machine)
+        Self::from(Path::new("/"), Sights::ask(), &release, &machine)
     }
 
     fn from(root: &Path, sights: Sights, release: &str, machine: &str) -> Result<Self> {
@@ -68,6 +66,24 @@ struct Sights {
     first_process: bool,
     /// We are in a container, as far as it can be told.
     container: bool,
+}
+
+impl Sights {
+    /// A file like `/.dockerenv` tells nothing: it is in every machine that was made from an image.
+    fn ask() -> Self {
+        let is = |name: &str, inode| fs::metadata(format!("/proc/self/ns/{name}")).is_ok_and(|namespace| namespace.ino() == inode);
+        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        Self {
+            first_process: is("pid", HOST_PID_NAMESPACE),
+            container: pod || names_container(&cgroups) || !is("cgroup", HOST_CGROUP_NAMESPACE),
+        }
+    }
+}
+
+/// Whether a path of proc_pid_cgroup(5) has the id of a container.
+fn names_container(cgroups: &str) -> bool {
+    cgroups.split(|c: char| !c.is_ascii_hexdigit()).any(|word| word.len() == CONTAINER_ID_DIGITS)
 }
 
 /// The os-release of the host: through its first process; or where it was mounted; or our own, where nothing says that we are in a
@@ -189,14 +205,28 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_told_by_its_control_group() {
+        let id = "0123456789abcdef".repeat(4);
+        for path in
+            ["docker/{id}", "kubepods/besteffort/pod7a/{id}", "system.slice/docker-{id}.scope", "machine.slice/libpod-{id}.scope/container"]
+        {
+            assert!(names_container(&format!("9:name=systemd:/\n4:memory:/{}\n", path.replace("{id}", &id))), "{path}");
+        }
+        for path in ["", "system.slice/remora.service", "user.slice/user-0.slice/session-3.scope", "a/a45333cdef36775064a717b4e1102a5f"] {
+            assert!(!names_container(&format!("0::/{path}\n")), "{path}");
+        }
+    }
+
+    #[test]
     fn links_of_the_host_are_followed_there_and_not_here() {
         let root = root(&[("proc/1/root/etc/static/os-release", "ID=nixos\nVERSION_ID=\"24.05\"\n"), ("etc/static/os-release", UBUNTU)]);
         symlink("/etc/static/os-release", root.path().join("proc/1/root/etc/os-release")).unwrap();
         let host = Host::from(root.path(), POD, "6.6.1", "aarch64").unwrap();
         assert_eq!(host.kernel.to_string(), "nixos/24.05/arm64/6.6.1");
         assert!(host.os_release.ends_with("proc/1/root/etc/os-release"), "{host:?}");
-        // A circle ends.
-        symlink("os-release", root.path().join("proc/1/root/usr-loop")).unwrap();
+        fs::remove_file(root.path().join("proc/1/root/etc/os-release")).unwrap();
+        symlink("os-release", root.path().join("proc/1/root/etc/os-release")).unwrap();
+        assert!(Host::from(root.path(), POD, "6.6.1", "aarch64").is_err(), "a circle ends");
     }
 
     #[test]
