@@ -33,7 +33,8 @@ one() {
 		return
 	fi
 	folder=$(mktemp -d "$MINIMISE_WORK/one.XXXXXX")
-	if why=$(take "$file" "$folder" "${name##*/}" 2>&1) && why=$("$MINIMISE_BPFTOOL" gen min_core_btf "$folder/whole" "$folder/small" "${objects[@]}" 2>&1) &&
+	if why=$(take "$file" "$folder" "${name##*/}" 2>&1) &&
+		why=$("$MINIMISE_BPFTOOL" gen min_core_btf "$folder/whole" "$folder/small" "${objects[@]}" 2>&1) &&
 		why=$("$MINIMISE_REMORA" btf check "$folder/small" 2>&1); then
 		mkdir -p "$(dirname "$to")"
 		mv "$folder/small" "$to"

@@ -92,8 +92,8 @@ impl fmt::Display for Miss {
 pub fn without_btf() -> &'static str {
     "What works without BTF: --hooks packet --interface NAME (the frames of a network interface; processes are not known there) and \
      remora replay FILE (recordings and captures of tcpdump). How to get BTF: run a kernel built with CONFIG_DEBUG_INFO_BTF=y; or make it \
-     from the vmlinux of the kernel's debug package with pahole --btf_encode_detached=FILE and give it as --btf FILE; or make an archive of \
-     many kernels with btfhub/minimise.sh, from such files or from a checkout of BTFHub's archive, and give it as --btf-archive PATH. \
+     from the vmlinux of the kernel's debug package with pahole --btf_encode_detached=FILE and give it as --btf FILE; or make an archive \
+     of many kernels with btfhub/minimise.sh, from such files or from a checkout of BTFHub's archive, and give it as --btf-archive PATH. \
      docs/btf.md has each step"
 }
 

@@ -6,9 +6,8 @@ use super::BTF_BYTES_MAX;
 /// A header without extensions; `hdr_len` says how long it really is.
 const HEADER_BYTES: usize = 24;
 const MAGIC: u16 = 0xeb9f;
-/// Types nested by value deeper than this are refused: libbpf follows unnamed members by recursion. Kernels nest some 15 deep, and their own
-/// verifier of BTF stops at 32 unresolved types.
-const NESTING_MAX: u8 = 64;
+/// Types nested by value deeper than this are refused: libbpf follows unnamed members by recursion. Kernels nest 20 to 33 deep.
+const NESTING_MAX: u8 = 128;
 
 /// Members of `struct pt_regs` that tell whose it is; the segments of 32-bit x86 come before what it shares with its successor.
 const REGISTERS: [(&str, &str); 6] =
