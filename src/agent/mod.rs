@@ -51,7 +51,7 @@ use crate::{
     },
     model::{Protocol, Protocols},
     probes::{
-        features::Features,
+        features::{BtfSource, Features},
         health::Trial,
         hooks::{HookFamily, Way, choose_hooks},
         load::{LoadOptions, Probes},
@@ -95,10 +95,15 @@ pub fn trial(config: &Config, features: &Features, family: HookFamily) -> Result
 
 /// What the kernel offers, and the hooks that may work on it, the first choice first.
 fn ground(config: &Config) -> Result<(Features, Vec<HookFamily>)> {
-    let features = Features::probe(config.btf.as_deref(), &config.docker_socket.sockets());
+    let features = Features::probe(config.btf.as_deref(), &config.btf_archive, &config.docker_socket.sockets());
     match choose_hooks(&features, config.hooks, config.transport) {
         Ok(families) => Ok((features, families)),
-        Err(refusal) => Err(Failure::unobservable(anyhow!("{refusal}; `remora doctor` says what each part costs and what to do")).into()),
+        Err(refusal) => {
+            let about_btf =
+                features.btf_error.filter(|_| features.btf == BtfSource::None).map_or_else(String::new, |error| format!("; {error}"));
+            let refusal = anyhow!("{refusal}{about_btf}; `remora doctor` says what each part costs and what to do");
+            Err(Failure::unobservable(refusal).into())
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 pub use command::Action;
 pub use host::Host;
-pub use kernel::Kernel;
+pub use kernel::{Kernel, architecture};
 pub use miss::{Miss, Searched, without_btf};
 pub use source::Source;
 pub use types::{Contents, Fault, check};

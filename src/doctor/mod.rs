@@ -98,7 +98,7 @@ pub struct Report {
 /// Asks the kernel and the cluster, and judges; the cluster for two seconds at most. `trial` loads and attaches the programs of a family
 /// and lets them go again, with what became of each; it is called for every family that has what it needs.
 pub fn examine(config: &Config, trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
-    let features = Features::probe(config.btf.as_deref(), &config.docker_socket.sockets());
+    let features = Features::probe(config.btf.as_deref(), &config.btf_archive, &config.docker_socket.sockets());
     let mut report = judge(features, config.hooks, config.transport, trial);
     report.findings.extend(kubernetes::ask(config));
     report
@@ -191,6 +191,7 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     let (state, mut found) = match &features.btf {
         BtfSource::Kernel => (State::Ok, "/sys/kernel/btf/vmlinux".to_owned()),
         BtfSource::File(path) => (State::Ok, format!("{}; the kernel has none of its own", path.display())),
+        BtfSource::Archive(archived) => (State::Ok, format!("{}; the kernel has none of its own", archived.origin())),
         BtfSource::None => (State::Missing, "none".to_owned()),
     };
     if let Some(error) = &features.btf_error {

@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     ptr,
+    sync::Arc,
 };
 
 use libbpf_rs::{
@@ -19,7 +20,12 @@ use libbpf_rs::{
     libbpf_sys::{self, bpf_func_id, bpf_map_type, bpf_prog_type},
 };
 use nix::errno::Errno;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::{
+    btf::{self, BtfFile},
+    config::BtfArchive,
+};
 
 use super::{
     privileges::{self, Grant},
@@ -34,7 +40,38 @@ pub enum BtfSource {
     Kernel,
     /// The file of `--btf`; serves field offsets only.
     File(PathBuf),
+    /// Out of an archive; the same.
+    Archive(Archived),
     None,
+}
+
+/// BTF out of an archive, as a file for as long as this lives.
+#[derive(Clone, Debug)]
+pub struct Archived(Arc<BtfFile>);
+
+impl Archived {
+    pub fn path(&self) -> PathBuf {
+        self.0.path()
+    }
+
+    /// Where it was found, for a person.
+    pub fn origin(&self) -> &str {
+        &self.0.origin
+    }
+}
+
+impl PartialEq for Archived {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Archived {}
+
+impl Serialize for Archived {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.origin())
+    }
 }
 
 /// How control groups are mounted below `/sys/fs/cgroup`.
@@ -157,8 +194,8 @@ const HOST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 impl Features {
     /// Asks the kernel. Never fails: what cannot be asked is absent or unknown.
     ///
-    /// `btf` is the file of `--btf`; `engines` where the socket of a container engine is looked for.
-    pub fn probe(btf: Option<&Path>, engines: &[PathBuf]) -> Self {
+    /// `btf` is the file of `--btf`, `archive` where BTF is looked for if there is none, `engines` where the socket of a container engine is.
+    pub fn probe(btf: Option<&Path>, archive: &BtfArchive, engines: &[PathBuf]) -> Self {
         let (kernel, architecture) = nix::sys::utsname::uname().map_or_else(
             |_| (String::new(), String::new()),
             |uname| (uname.release().to_string_lossy().into_owned(), uname.machine().to_string_lossy().into_owned()),
@@ -170,7 +207,7 @@ impl Features {
             .map(PathBuf::from)
             .into_iter()
             .find(|folder| fs::read_dir(folder.join("events")).is_ok());
-        let (btf, btf_error, own) = find_btf(btf);
+        let (btf, btf_error, own) = find_btf(btf, archive, &architecture);
         let tracepoints = TRACEPOINTS
             .iter()
             .map(|(group, name)| {
@@ -276,21 +313,32 @@ impl Features {
     }
 }
 
-/// The source, what is wrong with it, and the running kernel's own types.
-fn find_btf(file: Option<&Path>) -> (BtfSource, Option<String>, Option<Btf<'static>>) {
+/// The source, what is wrong with it or with one that was preferred, and the running kernel's own types.
+fn find_btf(file: Option<&Path>, archive: &BtfArchive, architecture: &str) -> (BtfSource, Option<String>, Option<Btf<'static>>) {
     const KERNEL: &str = "/sys/kernel/btf/vmlinux";
-    let wrong = |path: &Path, error: libbpf_rs::Error| format!("reading the types of {}: {error:#}", path.display());
     let previous = libbpf_rs::set_print(None);
     let own = Btf::from_path(KERNEL);
-    let given = file.map(|path| (path, Btf::from_path(path).map(drop)));
     libbpf_rs::set_print(previous);
-    let file_error =
-        given.as_ref().and_then(|(path, read)| Some(format!("reading the types of {}: {:#}", path.display(), read.as_ref().err()?)));
-    match (own, given) {
-        (Ok(own), _) => (BtfSource::Kernel, file_error, Some(own)),
-        (Err(_), Some((path, Ok(())))) => (BtfSource::File(path.to_path_buf()), None, None),
-        (Err(error), _) => (BtfSource::None, file_error.or_else(|| Some(wrong(Path::new(KERNEL), error))), None),
+    let file = file.map(|path| (path, check_file(path, architecture).err()));
+    let file_error = file.as_ref().and_then(|(_, error)| error.clone());
+    let error = match (own, file) {
+        (Ok(own), _) => return (BtfSource::Kernel, file_error, Some(own)),
+        (Err(_), Some((path, None))) => return (BtfSource::File(path.to_path_buf()), None, None),
+        (Err(error), _) => format!("reading the types of {KERNEL}: {error:#}"),
+    };
+    let found = btf::look_up(archive).map_err(|miss| miss.to_string());
+    match found.and_then(|found| found.into_file().map_err(|error| format!("{error:#}"))) {
+        Ok(found) => (BtfSource::Archive(Archived(Arc::new(found))), file_error, None),
+        Err(miss) => {
+            (BtfSource::None, Some([Some(error), file_error, Some(miss)].into_iter().flatten().collect::<Vec<_>>().join("; ")), None)
+        }
     }
+}
+
+fn check_file(path: &Path, architecture: &str) -> Result<(), String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("reading the types of {}: {error}", path.display());
+    let bytes = fs::read(path).map_err(|error| wrong(&error))?;
+    btf::check(&bytes, Some(btf::architecture(architecture))).map(drop).map_err(|fault| wrong(&fault))
 }
 
 /// libbpf answers 1 yes, 0 no, negative: could not be asked.
@@ -576,7 +624,7 @@ pub(crate) mod tests {
 
     #[test]
     fn probing_without_any_privilege_or_file_still_answers() {
-        let features = Features::probe(Some(Path::new("/nonexistent.btf")), &[]);
+        let features = Features::probe(Some(Path::new("/nonexistent.btf")), &BtfArchive::None, &[]);
         assert!(features.kernel.starts_with(|first: char| first.is_ascii_digit()), "{features:?}");
         assert_eq!(features.tracepoints.len(), TRACEPOINTS.len());
         assert!(features.btf_error.as_ref().is_some_and(|error| error.contains("/nonexistent.btf")), "{features:?}");

@@ -99,7 +99,7 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
     need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
     need(features.lockdown != "confidentiality", "a kernel that is not locked down for confidentiality");
     need(version(&features.kernel) >= OLDEST, "Linux 5.4 or later");
-    need(features.btf != BtfSource::None, "the kernel's types (BTF), its own or from a file");
+    need(features.btf != BtfSource::None, "the kernel's types (BTF), its own, from a file or from an archive");
     need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
     // The verifier knows what arguments of functions and what a task's registers are from the running kernel's own types alone.
     let own_types = || matches!(features.btf, BtfSource::Kernel | BtfSource::None);
@@ -159,6 +159,8 @@ impl Way {
             recv_nonblock: features.recv_nonblock,
             btf: match &features.btf {
                 BtfSource::File(path) => Some(path.clone()),
+                // `features` keeps the file alive.
+                BtfSource::Archive(archived) => Some(archived.path()),
                 BtfSource::Kernel | BtfSource::None => None,
             },
         }
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!((way.flavours, way.btf), (vec![Flavour::Plain], Some("/x.btf".into())));
         features.btf = BtfSource::None;
         let refusal = choose(&features, Hooks::Auto).unwrap_err().to_string();
-        assert_eq!(refusal, "this host lacks the kernel's types (BTF), its own or from a file");
+        assert_eq!(refusal, "this host lacks the kernel's types (BTF), its own, from a file or from an archive");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use remora::{
-    config::{Hooks, Transport},
+    config::{BtfArchive, Hooks, Transport},
     event::{Body, Event},
     probes::{
         features::{CgroupController, CgroupHierarchy, Features},
@@ -30,13 +30,14 @@ const CONTAINER: &str = "c11e4700feedface0123456789abcdef0123456789abcdef0123456
 const OTHER: &str = "5e7c0ffee0ddba11deadbeef00112233445566778899aabbccddeeff01234567";
 
 fn family() -> HookFamily {
-    let families = choose_hooks(&Features::probe(None, &[]), Hooks::Auto, Transport::Auto).expect("a host that can be observed");
+    let families =
+        choose_hooks(&Features::probe(None, &BtfArchive::None, &[]), Hooks::Auto, Transport::Auto).expect("a host that can be observed");
     families[0]
 }
 
 fn load(family: HookFamily, cgroups: CgroupHierarchy, filter_cgroups: bool) -> (Probes, Events) {
     let options = LoadOptions {
-        way: Way::new(&Features::probe(None, &[]), family, Transport::Auto, 8 << 20),
+        way: Way::new(&Features::probe(None, &BtfArchive::None, &[]), family, Transport::Auto, 8 << 20),
         own_port: None,
         watch_client: true,
         watch_server: true,
@@ -204,7 +205,7 @@ impl Talker {
 }
 
 fn chosen() -> CgroupHierarchy {
-    Features::probe(None, &[]).cgroup_hierarchy
+    Features::probe(None, &BtfArchive::None, &[]).cgroup_hierarchy
 }
 
 /// The payloads that were reported, of both transports.
