@@ -278,8 +278,9 @@ def judge_kernel(name, report, plan, families):
             return "refused", found[hooks]["found"]
         if status != 0:
             raise Wrong(f"exit {status}: {last(text_of(report / f'{run}.log'))}")
-        if transport != "any" and f"records by {transport}" not in text_of(report / f"{run}.log"):
-            raise Wrong(f"it does not say that records come by {transport}: {last(text_of(report / f'{run}.log'))}")
+        log = text_of(report / f"{run}.log")
+        if transport != "any" and f"records by {transport}" not in log:
+            raise Wrong(f"it does not say that records come by {transport}: {last(log)}")
         return "exact", check_lines(hooks, lines_of(report / f"{run}.jsonl"), plan, programs)
 
     try:

@@ -128,6 +128,16 @@ make_initramfs() {
 	pack "$root" "$file"
 }
 
+# The way of a fleet: types of one kernel, minimised, under the name by which the agent looks for them.
+make_btf_archive() {
+	local name=$1 archive=$2 release folder=$work/btf/debian/11/x86_64
+	release=$(file -b "$kernels/vmlinuz-$name" | sed -nE 's/.* version ([^ ]+) .*/\1/p')
+	mkdir -p "$folder"
+	cp "$kernels/$name.btf" "$folder/$release.btf"
+	REMORA=$remora btfhub/minimise.sh -o "$archive" -w "$work/btf.work" "$work/btf" >"$out/$name.btf.log" 2>&1 ||
+		die "$name: $(tail -n1 "$out/$name.btf.log")"
+}
+
 # What one kernel has beside: a second archive behind the first.
 make_guest() {
 	local name=$1 root=$2 channel=/dev/ttyS1 programs=${PROGRAMS[*]} options=""
@@ -135,8 +145,10 @@ make_guest() {
 	case $name in
 	*-arm64) channel=/dev/ttyS0 programs="" ;;
 	*-without-btf)
-		cp "$kernels/$name.btf" "$root/guest/btf"
-		options="--btf /guest/btf"
+		make_btf_archive "$name" "$root/guest/btf.tar.xz"
+		mkdir -p "$root/etc"
+		printf 'ID=debian\nVERSION_ID=11\n' >"$root/etc/os-release"
+		options="--btf-archive /guest/btf.tar.xz"
 		;;
 	esac
 	printf 'CHANNEL=%s\nPROGRAMS="%s"\nOPTIONS="%s"\n' "$channel" "$programs" "$options" >"$root/guest/kernel"
@@ -171,6 +183,7 @@ try_kernel() {
 	[[ $name != *-arm64 ]] || programs=arm64.sh
 	rm -rf "${out:?}/$name" "$out/$name".*
 	mkdir -p "$out/$name"
+	printf '%s\t?\tdoctor\t\tFAILED\tthe guest was not started\n' "$name" >"$out/$name.rows"
 	make_guest "$name" "$work/$name"
 	pack "$work/$name" "$work/$name.own"
 	cat "$work/$programs.initramfs" "$work/$name.own" >"$initrd"
@@ -217,7 +230,7 @@ if (($#)); then
 	[[ $form != check && $form != write ]] || die "--$form is for the whole table"
 	table=$(for name in "$@"; do awk -v name="$name" '$1 == name' <<<"$table" | grep . || die "no kernel $name in the table"; done)
 fi
-packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev python3 nginx-light curl unbound debian-archive-keyring)
+packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev file bpftool xz-utils python3 nginx-light curl unbound debian-archive-keyring)
 ! grep -q -- '-arm64' <<<"$table" || packages+=(qemu-system-arm)
 install_packages "${packages[@]}"
 mkdir -p "$kernels" "$out"
