@@ -232,8 +232,9 @@ if (($#)); then
 	[[ $form != check && $form != write ]] || die "--$form is for the whole table"
 	table=$(for name in "$@"; do awk -v name="$name" '$1 == name' <<<"$table" | grep . || die "no kernel $name in the table"; done)
 fi
-packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev file bpftool xz-utils python3 nginx-light curl unbound debian-archive-keyring)
+packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev file python3 nginx-light curl unbound debian-archive-keyring)
 ! grep -q -- '-arm64' <<<"$table" || packages+=(qemu-system-arm)
+! grep -q -- '-without-btf' <<<"$table" || packages+=(bpftool xz-utils)
 install_packages "${packages[@]}"
 mkdir -p "$kernels" "$out"
 tested=$(python3 -B tests/kernels/judge_tests.py 2>&1) || die "the judge does not judge: $tested"
