@@ -1,5 +1,6 @@
 //! Compiles each `src/bpf/*.bpf.c` in two flavours (`src/bpf/compat.h` says why), links the objects of each into one, and generates the
-//! skeleton of the typed one into `OUT_DIR`: maps, programs and types are the same in both.
+//! skeleton of the typed one into `OUT_DIR`: maps, programs and types are the same in both. But `packet.bpf.c` needs no types of a kernel
+//! and has an object and a skeleton of its own.
 
 use std::{
     env, fs,
@@ -27,6 +28,9 @@ fn main() -> Result<()> {
     }
     sources.sort(); // the object must not depend on the directory's order
 
+    let packet = sources.iter().position(|path| path.ends_with("packet.bpf.c")).context("src/bpf/packet.bpf.c is missing")?;
+    let packet = compile(&[sources.remove(packet)], &out, "packet", &[&vmlinux])?;
+    SkeletonBuilder::new().obj(&packet).generate(out.join("packet.skel.rs")).context("generating the skeleton of the packet filter")?;
     let typed = compile(&sources, &out, "typed", &[&vmlinux])?;
     compile(&sources, &out, "plain", &[&vmlinux, "-DREMORA_PLAIN"])?;
     SkeletonBuilder::new().obj(&typed).generate(out.join("remora.skel.rs")).context("generating the skeleton")?;

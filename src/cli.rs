@@ -21,6 +21,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 this host cannot be 
 Examples:
   remora run                                    who talks to whom, in a live table
   remora run --port 80,5432 --output json       only these ports, as JSON lines
+  remora run --hooks packet --interface cni0    frames of a bridge, without processes
   remora agent --listen 0.0.0.0:7117            metrics for a scraper, no table
   remora doctor                                 why does it not work here?
   remora record trace.rrec --duration 10s       keep ten seconds ...
@@ -271,9 +272,15 @@ mod tests {
             // Lists are empty by default: a choice's first word, or a number.
             let first = setting.allowed.split(',').next().filter(|first| !first.contains(' ')).unwrap_or("7");
             let word = if word.is_empty() { first.to_owned() } else { word };
-            let line = format!("remora run --{} {word}", setting.flag);
+            let word = if setting.key == "address" { "10.0.0.0/8".to_owned() } else { word };
+            // These say nothing with other hooks.
+            let is_of_frames = ["interface", "address"].contains(&setting.key);
+            let rest = [("hooks", "packet"), ("interface", "lo")].into_iter().filter(|(key, _)| is_of_frames && *key != setting.key);
+            let line =
+                rest.clone().fold(format!("remora run --{} {word}", setting.flag), |line, (key, word)| format!("{line} --{key} {word}"));
             assert_eq!(invocation(&line).settings.origin(setting.key), &config::Origin::Flag(format!("--{}", setting.flag)));
-            let variable = [(OsString::from(&setting.variable), OsString::from(word))];
+            let rest = rest.map(|(key, word)| (format!("REMORA_{}", key.to_uppercase()), word.to_owned()));
+            let variable = rest.chain([(setting.variable.clone(), word)]).map(|(name, word)| (OsString::from(name), OsString::from(word)));
             let Parsed::Invocation(found) = parse(["remora", "run"].map(OsString::from), variable).unwrap() else { panic!() };
             assert_eq!(found.settings.origin(setting.key), &config::Origin::Environment(setting.variable.clone()));
         }

@@ -1,4 +1,4 @@
-//! The generated skeleton of the BPF object, and which of its types may be made from any bytes.
+//! The generated skeletons of the BPF objects, and which of its types may be made from any bytes.
 
 #![allow(unsafe_code, reason = "generated code, and Plain for generated types")]
 
@@ -14,6 +14,23 @@ pub use generated::types;
 pub static TYPED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/typed.bpf.o"));
 /// For all others from 5.4 on: the one that is relocated by BTF from elsewhere.
 pub static PLAIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plain.bpf.o"));
+
+/// The object of the family `packet`.
+pub mod packet {
+    #[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used, clippy::wildcard_imports, missing_docs, non_snake_case)]
+    mod generated {
+        include!(concat!(env!("OUT_DIR"), "/packet.skel.rs"));
+    }
+
+    pub use generated::{OpenPacketSkel, PacketSkel, PacketSkelBuilder, types};
+
+    const _: () = assert!(size_of::<types::frame_event>() == 48, "layout differs from the C header");
+    const _: () = assert!(size_of::<types::network_key>() == 20, "layout differs from the C source");
+    // SAFETY: as below: integers and arrays of them only, all padding is named, `repr(C)`.
+    unsafe impl plain::Plain for types::frame_event {}
+    // SAFETY: likewise.
+    unsafe impl plain::Plain for types::network_key {}
+}
 
 /// Says that every bit pattern is a valid value, and checks the size that `events.h` and `maps.h` give.
 macro_rules! plain {

@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The objects that the agent loads, by the flavour of their programs.
-const OBJECTS: [(&str, &[u8]); 2] = [("typed", remora::skel::TYPED), ("plain", remora::skel::PLAIN)];
+/// The objects that the agent loads, by the flavour of their programs, and one of these.
+const OBJECTS: [(&str, &[u8], &str); 3] =
+    [("typed", remora::skel::TYPED, "on_sys_exit"), ("plain", remora::skel::PLAIN, "on_sys_exit"), ("packet", PACKET, "ip_to_perf")];
+
+/// That of the family `packet`.
+static PACKET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/packet.bpf.o"));
 
 /// `MAX_BPF_STACK`: the bytes of stack that a program and all that it calls may have, on kernels without private stacks (before 6.13).
 const STACK_MAX: u32 = 512;
@@ -17,10 +21,10 @@ const FRAMES_MAX: usize = 8;
 #[test]
 fn every_chain_of_calls_fits_the_stack_of_old_kernels() {
     let mut failures = Vec::new();
-    for (flavour, object) in OBJECTS {
+    for (flavour, object, known) in OBJECTS {
         let functions = functions(&Elf(object));
         let programs: Vec<_> = functions.values().filter(|function| function.program).collect();
-        assert!(programs.iter().any(|program| program.name == "on_sys_exit"), "the {flavour} object has no programs");
+        assert!(programs.iter().any(|program| program.name == known), "the {flavour} object has no programs");
         for program in &programs {
             let chain = deepest(&functions, program);
             let total: u32 = chain.iter().map(|function| function.frame()).sum();
@@ -32,6 +36,35 @@ fn every_chain_of_calls_fits_the_stack_of_old_kernels() {
         }
     }
     assert!(failures.is_empty(), "more than {STACK_ALLOWED} bytes of stack or {FRAMES_MAX} frames:\n{}", failures.join("\n"));
+}
+
+/// It must load on Linux 5.4, and on kernels of which no types are to be had.
+#[test]
+fn the_packet_filter_needs_no_types_and_no_helper_that_is_younger_than_it_says() {
+    // Numbers of include/uapi/linux/bpf.h.
+    const LOOKUP: i32 = 1;
+    const KTIME: i32 = 5;
+    const PERF_EVENT_OUTPUT: i32 = 25;
+    const SKB_LOAD_BYTES: i32 = 26;
+    const RINGBUF: [i32; 4] = [131, 132, 133, 134];
+    let elf = Elf(PACKET);
+    // struct btf_ext_header: the length of its relocations by types.
+    let types = elf.section(elf.section_named(".BTF.ext").expect("types of the object itself"));
+    assert_eq!(types[28..32], [0; 4], "the packet filter reads kernel types");
+    let mut seen = 0;
+    for symbol in elf.symbols().iter().filter(|symbol| symbol.name.ends_with("_to_ring") || symbol.name.ends_with("_to_perf")) {
+        seen += 1;
+        let body = &elf.section(symbol.section)[symbol.value..symbol.value + symbol.size];
+        for instruction in body.chunks_exact(INSTRUCTION_LEN).filter(|instruction| instruction[0] == CALL) {
+            assert_eq!(instruction[1] >> 4, 0, "{}: a call of another kind", symbol.name);
+            let helper = i32::from_le_bytes([instruction[4], instruction[5], instruction[6], instruction[7]]);
+            let is_old = [LOOKUP, KTIME, PERF_EVENT_OUTPUT, SKB_LOAD_BYTES].contains(&helper);
+            assert!(is_old || (symbol.name.ends_with("_to_ring") && RINGBUF.contains(&helper)), "{}: helper {helper}", symbol.name);
+        }
+        // BPF_MAXINSNS of unprivileged programs, and of all before 5.2.
+        assert!(body.len() / INSTRUCTION_LEN < 4096, "{}: {} instructions", symbol.name, body.len() / INSTRUCTION_LEN);
+    }
+    assert_eq!(seen, 4);
 }
 
 #[test]

@@ -91,6 +91,32 @@ fn the_lines_of_two_nodes_have_the_same_ends_of_one_connection() {
     }
 }
 
+/// Seen from outside there is no process: both ends are who the cluster says their addresses are.
+#[test]
+fn both_ends_of_a_connection_of_frames_are_named_by_their_addresses() {
+    let mut worker = worker();
+    worker.around.options.frames = true;
+    let client = Workload { namespace: Some("shop".into()), ..Workload::new(WorkloadKind::Deployment, "front") };
+    learn(
+        &mut worker,
+        Endpoint { port: 0, ..CLIENT },
+        Remote { workload: client, service: None, pod: None, is_virtual: false, is_unserved: false },
+    );
+    learn(&mut worker, NETWORK.server, Remote { service: Some("cart".into()), ..replica("cart-1") });
+    open(&mut worker, 256, 0, [CLIENT, NETWORK.server], Role::Client);
+    talk(&mut worker, 256, 0, [Direction::Sent, Direction::Received]);
+    close(&mut worker, 256, 0);
+    let lines = parsed(&mut worker);
+    assert_eq!(lines.len(), 2);
+    for line in &lines {
+        let names =
+            ["client", "server"].map(|end| (line[end]["name"].as_str(), line[end]["namespace"].as_str(), line[end]["pod"].as_str()));
+        assert_eq!(names, [(Some("front"), Some("shop"), None), (Some("cart"), Some("shop"), Some("cart-1"))], "{line}");
+        assert_eq!((&line["server"]["service"], &line["process"]), (&"cart".into(), &serde_json::Value::Null), "{line}");
+    }
+    assert_eq!(lines[0]["side"], "unknown");
+}
+
 #[test]
 fn a_connection_that_was_not_rewritten_says_no_more_than_its_ends() {
     let mut worker = worker();

@@ -24,15 +24,15 @@ use crate::{
 };
 
 /// While events come they gather for so long: few wake-ups, and still fresh enough to look at.
-const GATHER: Duration = Duration::from_millis(10);
+pub(super) const GATHER: Duration = Duration::from_millis(10);
 /// Without events the kernel wakes us; this is for the ticks and for a request to stop.
-const IDLE: Duration = Duration::from_millis(250);
+pub(super) const IDLE: Duration = Duration::from_millis(250);
 /// How often the counters of open connections are read.
-const COUNTERS_NS: u64 = 5_000_000_000;
+pub(super) const COUNTERS_NS: u64 = 5_000_000_000;
 /// Every so many looks all connections are named.
-const NAME_ALL: u64 = 6;
+pub(super) const NAME_ALL: u64 = 6;
 /// After so many empty rounds the source counts as idle.
-const IDLE_ROUNDS: u32 = 5;
+pub(super) const IDLE_ROUNDS: u32 = 5;
 
 /// What the live source needs.
 pub struct Live {
@@ -120,7 +120,8 @@ fn seed(listeners: &Listeners, router: &mut Router) {
     }
 }
 
-fn plain(time_ns: u64, body: Body<'_>) -> Event<'_> {
+/// An event of no connection.
+pub(super) fn plain(time_ns: u64, body: Body<'_>) -> Event<'_> {
     Event { header: Header { time_ns, connection: ConnectionId(0), pid: 0, tid: 0 }, body }
 }
 

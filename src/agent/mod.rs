@@ -3,6 +3,7 @@
 mod about;
 mod drain;
 mod early;
+mod frames;
 mod lines;
 mod losses;
 mod names;
@@ -11,6 +12,7 @@ mod overheard;
 mod parties;
 mod peers;
 mod pipeline;
+mod programs;
 mod publish;
 pub mod rehearsal;
 mod remotes;
@@ -55,14 +57,18 @@ use crate::{
         health::Trial,
         hooks::{HookFamily, Way, choose_hooks},
         load::{LoadOptions, Probes},
+        packet::{Interfaces, PacketOptions, PacketProbes},
+        transport::Transport,
     },
     record::{Header, Writer},
     telemetry::{Exit, Failure},
 };
 use drain::Live;
+use frames::Frames;
 use losses::Losses;
 use names::{Host, Names, Source as NameSource};
 use pipeline::{Control, Pipeline, Plan, Source, Tape, Wants};
+use programs::Programs;
 use publish::Publisher;
 use replay::{Input, Tail};
 use scope::Scope;
@@ -88,9 +94,15 @@ pub fn record(config: &Config, file: &Path) -> Result<Exit> {
 
 /// Loads and attaches one family, and lets go again: what a trial says of each program.
 pub fn trial(config: &Config, features: &Features, family: HookFamily) -> Result<Trial> {
+    if family == HookFamily::Packet {
+        let probes = load_frames(config, features, config.listen)?;
+        let _interfaces = attach(&probes, config)?;
+        let transport = probes.transport();
+        return Ok(Trial { flavour: None, transport, programs: probes.health().to_vec(), verified: BTreeMap::new() });
+    }
     let probes = Probes::load(&LoadOptions { measure: true, ..load_options(config, features, family, None) })?;
     let (programs, verified) = (probes.health().to_vec(), probes.verified().clone());
-    Ok(Trial { flavour: probes.flavour(), transport: probes.transport(), programs, verified })
+    Ok(Trial { flavour: Some(probes.flavour()), transport: probes.transport(), programs, verified })
 }
 
 /// What the kernel offers, and the hooks that may work on it, the first choice first.
@@ -108,11 +120,19 @@ fn ground(config: &Config) -> Result<(Features, Vec<HookFamily>)> {
 }
 
 /// The first family that the kernel takes.
-fn load_any(config: &Config, features: &Features, families: &[HookFamily], own_port: Option<u16>) -> Result<(HookFamily, Probes)> {
+fn load_any(config: &Config, features: &Features, families: &[HookFamily], own: Option<SocketAddr>) -> Result<(HookFamily, Programs)> {
     let mut failure = anyhow!("there are no hooks to be tried");
     for family in families {
-        match Probes::load(&load_options(config, features, *family, own_port)) {
-            Ok(probes) => return Ok((*family, probes)),
+        let loaded = match family {
+            HookFamily::Packet => load_frames(config, features, own).map(|probes| Programs::Frames(Box::new(probes))),
+            _ => Probes::load(&load_options(config, features, *family, own.map(|own| own.port())))
+                .map(|probes| Programs::Sockets(Box::new(probes))),
+        };
+        match loaded {
+            Ok(programs) => {
+                tracing::info!("hooks {}: {programs}", family.name());
+                return Ok((*family, programs));
+            }
             Err(error) => {
                 if families.len() > 1 {
                     tracing::warn!("the hooks {} fail although the kernel has all they need: {error:#}", family.name());
@@ -141,16 +161,31 @@ fn load_options(config: &Config, features: &Features, family: HookFamily, own_po
     }
 }
 
+fn load_frames(config: &Config, features: &Features, own: Option<SocketAddr>) -> Result<PacketProbes> {
+    PacketProbes::load(&PacketOptions {
+        transport: Transport::choose(config.transport, features.ring_buffer != Some(false), config.ring_bytes),
+        addresses: config.address.iter().map(|network| (network.address, network.prefix_len)).collect(),
+        ports: config.port.clone(),
+        own,
+        capture_len: config.capture_bytes,
+        ring_bytes: config.ring_bytes,
+    })
+}
+
+fn attach(probes: &PacketProbes, config: &Config) -> Result<Interfaces> {
+    probes.attach(&config.interface).map_err(|error| Failure::unobservable(error).into())
+}
+
 fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let (features, families) = ground(config)?;
     let listener = config.listen.map(bind).transpose()?;
-    let own_port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
+    let own = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (start_ns, unix_ns) = (drain::now_ns(), drain::unix_ns());
     let unix_offset_ns = unix_ns as i64 - start_ns as i64;
     // Opened before anything is attached: a file that cannot be written should cost nothing.
-    let tape = recording.map(|path| open_tape(path, config, unix_ns, unix_offset_ns)).transpose()?;
-    let (family, probes) = load_any(config, &features, &families, own_port)?;
-    tracing::info!("hooks {}, {} programs, records by {}", family.name(), probes.flavour(), probes.transport().name());
+    let of_frames = families == [HookFamily::Packet];
+    let tape = recording.map(|path| open_tape(path, config, of_frames, unix_ns, unix_offset_ns)).transpose()?;
+    let (family, mut programs) = load_any(config, &features, &families, own)?;
 
     let host = nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned());
     let losses = Arc::new(Losses::default());
@@ -159,13 +194,16 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let cluster = Arc::new(Cluster::default());
     let proc_root = Path::new("/proc");
     let mut listeners = Listeners::new(proc_root);
-    listeners.rescan(start_ns);
     let stop = Arc::new(AtomicBool::new(false));
     let connections = Arc::new(AtomicU64::new(0));
 
     // After the programs were attached: a group that is made in between is seen twice rather than not at all.
     let mut cgroups = CgroupPaths::find(proc_root, features.cgroup_hierarchy.controller.version1_name());
-    cgroups.walk(start_ns);
+    // Frames tell of no process: nobody will ask for groups and listening sockets.
+    if !of_frames {
+        listeners.rescan(start_ns);
+        cgroups.walk(start_ns);
+    }
 
     let lines = config.output == Output::Json;
     let mut workers = Vec::new();
@@ -177,9 +215,12 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
         let conntrack = Conntrack::open().map_err(|error| conntrack_error = Some(format!("{error:#}"))).ok();
         let source = NameSource::Host(Box::new(Host { processes, containers, cluster, conntrack }));
         let names = Names::new(source, Listeners::new(proc_root), tape.as_ref().map(|tape| tape.sender.clone()));
-        let options = options(config, place, false, unix_offset_ns);
-        let wants = Wants { wishes: probes.wishes()?, cgroups: probes.cgroup_filter()? };
-        workers.push((Worker::new(options, names, Arc::clone(&losses)), Some(wants)));
+        let options = options(config, place, of_frames, unix_offset_ns);
+        let wants = match &programs {
+            Programs::Sockets(probes) => Some(Wants { wishes: probes.wishes()?, cgroups: probes.cgroup_filter()? }),
+            Programs::Frames(_) => None,
+        };
+        workers.push((Worker::new(options, names, Arc::clone(&losses)), wants));
     }
     if let Some(error) = &conntrack_error {
         tracing::debug!("{error}: connections through rewritten addresses keep these for names");
@@ -187,21 +228,34 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let (control, events) = pipeline::control();
     let published = Arc::new(ArcSwap::from_pointee(Published::default()));
     let mut publisher = Publisher::new(Arc::clone(&published), config, host.clone(), family.name(), Arc::clone(&losses), start_ns);
-    publisher.watch(probes, Arc::clone(&connections))?;
     publisher.ask(Sources {
         engines: config.docker_socket.sockets(),
         containers: Arc::clone(&containers),
         cluster: Arc::clone(&cluster),
         conntrack_error,
     });
-    let source = Source::Live(Box::new(Live {
-        events: publisher.events()?,
-        table: publisher.table()?,
-        tick: config.snapshot_interval,
-        stop: Arc::clone(&stop),
-        connections,
-        listeners,
-    }));
+    let (tick, stopped, counted) = (config.snapshot_interval, Arc::clone(&stop), Arc::clone(&connections));
+    let source = match &mut programs {
+        Programs::Sockets(probes) => Source::Live(Box::new(Live {
+            events: probes.events()?,
+            table: probes.table()?,
+            tick,
+            stop: stopped,
+            connections: counted,
+            listeners,
+        })),
+        Programs::Frames(probes) => Source::Frames(Box::new(Frames {
+            // Before the interfaces: frames need room from the first on.
+            frames: probes.frames()?,
+            interfaces: attach(probes, config)?,
+            ports: config.port.clone(),
+            max_connections: config.max_connections,
+            tick,
+            stop: stopped,
+            connections: counted,
+        })),
+    };
+    publisher.watch(programs, connections, config.max_connections);
 
     let (shutdown, shut) = watch::channel(false);
     let services = services::Services {
@@ -253,7 +307,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
 /// Replays a recording or a capture file through the same workers. Needs no privileges and no kernel.
 pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
     let input = Input::open(file)?;
-    let (unix_offset_ns, frames) = (input.unix_offset_ns(), input.is_capture());
+    let (unix_offset_ns, frames) = (input.unix_offset_ns(), input.is_of_frames());
     let losses = Arc::new(Losses::default());
     let lines = config.output == Output::Json;
     let workers = (0..config.workers).map(|place| (replaying(config, place, frames, unix_offset_ns, &losses), None)).collect();
@@ -370,7 +424,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("listening on {address} (another agent? choose another address with --listen, or --listen none)"))
 }
 
-fn open_tape(path: &Path, config: &Config, start_unix_ns: u64, monotonic_to_unix_ns: i64) -> Result<Tape> {
+fn open_tape(path: &Path, config: &Config, of_frames: bool, start_unix_ns: u64, monotonic_to_unix_ns: i64) -> Result<Tape> {
     let file = File::create(path).with_context(|| format!("creating the recording {}", path.display()))?;
     let uname = nix::sys::utsname::uname().context("asking for the kernel's name")?;
     let header = Header {
@@ -379,7 +433,10 @@ fn open_tape(path: &Path, config: &Config, start_unix_ns: u64, monotonic_to_unix
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         start_unix_ns,
         monotonic_to_unix_ns,
-        settings: BTreeMap::from([("sides".to_owned(), serde_json::to_value(config.sides).context("keeping the settings")?)]),
+        settings: BTreeMap::from([
+            ("sides".to_owned(), serde_json::to_value(config.sides).context("keeping the settings")?),
+            (replay::FRAMES.to_owned(), of_frames.into()),
+        ]),
     };
     Ok(Tape::new(Writer::new(BufWriter::with_capacity(1 << 20, file), &header)?))
 }

@@ -131,6 +131,7 @@ impl Around {
         }
         let own = match about.process.as_deref() {
             Some(process) => self.party(process, about.tuple.local.address),
+            None if self.options.frames => self.near(about),
             None => Party { address: Some(about.tuple.local.address), ..Party::new(Workload::of_address(about.tuple.local.address)) },
         };
         let Found { mut peer, process, address, service, settled: found } = self.peer(about);

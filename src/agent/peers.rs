@@ -161,7 +161,7 @@ impl Around {
     /// The socket at the other end, if it is on this host, and its process.
     pub fn peer(&mut self, about: &About) -> Found {
         if self.options.frames {
-            return Found { settled: true, ..Found::default() };
+            return Found::default();
         }
         if about.is_udp {
             return self.find_bound(&about.tuple, about.real_remote()).map(|found| Found::of(&found.peer)).unwrap_or_default();

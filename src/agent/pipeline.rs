@@ -24,6 +24,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{
     drain::{self, Live},
+    frames::{self, Frames},
     lines::{Lines, Sorter},
     losses::{Losses, Reason},
     outlet::{Outlet, Patience},
@@ -68,6 +69,7 @@ pub enum Control {
 /// Where events come from.
 pub enum Source {
     Live(Box<Live>),
+    Frames(Box<Frames>),
     File(Input),
     Memory(Memory),
 }
@@ -120,7 +122,7 @@ pub fn control() -> (Sender<Control>, Receiver<Control>) {
 /// Starts source, workers, output and recording.
 pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
     let count = plan.workers.len();
-    let patience = if matches!(plan.source, Source::Live(_)) { Patience::Brief } else { Patience::Wait };
+    let patience = if matches!(plan.source, Source::Live(_) | Source::Frames(_)) { Patience::Brief } else { Patience::Wait };
     let (spent, empty) = bounded::<Batch>(MESSAGES * 2);
     let (report, reports) = bounded(count * 4);
     let (round, rounds) = bounded::<Lines>(ROUNDS);
@@ -172,6 +174,9 @@ pub fn start(plan: Plan, control: &Sender<Control>) -> Result<Pipeline> {
     let source = match plan.source {
         Source::Live(live) => spawn("drain-0", move || {
             let _ = control.send(Control::SourceEnded(drain::run(*live, router).map(|()| Tail::default())));
+        })?,
+        Source::Frames(live) => spawn("drain-0", move || {
+            let _ = control.send(Control::SourceEnded(frames::run(*live, router, &losses).map(|()| Tail::default())));
         })?,
         Source::File(input) => spawn("replay", move || {
             let _ = control.send(Control::SourceEnded(replay::run(input, router, &losses)));

@@ -8,12 +8,12 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 
 use super::{
     drain,
     losses::Losses,
+    programs::Programs,
     surroundings::{self, Sources},
     worker::{EVENT_NAMES, Report},
 };
@@ -22,11 +22,7 @@ use crate::{
     config::Config,
     export::{MapFill, Name, ProgramCost, Published, SelfMetrics, Surroundings},
     model::Party,
-    probes::{
-        load::Probes,
-        table::{ConnectionTable, Tallies, Tally},
-        transport::Events,
-    },
+    probes::table::Tally,
     service_map::{Listener, ServiceWatch, Snapshot, idle},
     telemetry::SelfUsage,
 };
@@ -50,8 +46,7 @@ pub struct Publisher {
 }
 
 struct Kernel {
-    probes: Probes,
-    tallies: Tallies,
+    programs: Programs,
     connections: Arc<AtomicU64>,
     capacity: u32,
 }
@@ -81,11 +76,10 @@ impl Publisher {
         }
     }
 
-    /// Takes the loaded programs in charge: their counters are published, and they go with [`Self::detach`].
-    pub fn watch(&mut self, probes: Probes, connections: Arc<AtomicU64>) -> Result<()> {
-        let (tallies, capacity) = (probes.tallies()?, probes.table()?.capacity());
-        self.kernel = Some(Kernel { probes, tallies, connections, capacity });
-        Ok(())
+    /// Takes the loaded programs in charge: their counters are published, and they go with [`Self::detach`]. `connections` is how many
+    /// there are, `capacity` how many there can be.
+    pub fn watch(&mut self, programs: Programs, connections: Arc<AtomicU64>, capacity: u32) {
+        self.kernel = Some(Kernel { programs, connections, capacity });
     }
 
     /// Where names come from.
@@ -93,22 +87,10 @@ impl Publisher {
         self.sources = Some(sources);
     }
 
-    pub fn events(&mut self) -> Result<Events> {
-        self.kernel.as_mut().context("no programs are loaded")?.probes.events()
-    }
-
-    pub fn table(&self) -> Result<ConnectionTable> {
-        self.probes()?.table()
-    }
-
-    fn probes(&self) -> Result<&Probes> {
-        self.kernel.as_ref().map(|kernel| &kernel.probes).context("no programs are loaded")
-    }
-
     /// Takes the programs away: from here on nothing is captured.
     pub fn detach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
-            kernel.probes.detach();
+            kernel.programs.detach();
         }
     }
 
@@ -181,7 +163,12 @@ impl Publisher {
             kubernetes: sources.and_then(Sources::cluster),
             conntrack: sources.and_then(|sources| sources.conntrack(conntrack)),
             engine: sources.and_then(Sources::engine),
-            programs: self.kernel.iter().flat_map(|kernel| kernel.probes.health()).map(surroundings::program).collect(),
+            programs: self
+                .kernel
+                .iter()
+                .flat_map(|kernel| kernel.programs.health())
+                .map(|program| surroundings::program(&program))
+                .collect(),
         }
     }
 
@@ -189,7 +176,7 @@ impl Publisher {
         let (mut maps, mut programs) = (Vec::new(), Vec::new());
         let mut missed = 0;
         if let Some(kernel) = &self.kernel {
-            match kernel.tallies.read() {
+            match kernel.programs.tally() {
                 Ok(tally) => self.tally = tally,
                 Err(error) => tracing::debug!("{error:#}"),
             }
@@ -199,7 +186,7 @@ impl Publisher {
                 capacity: kernel.capacity.into(),
             });
             programs = kernel
-                .probes
+                .programs
                 .run_times()
                 .into_iter()
                 .map(|program| {

@@ -80,6 +80,15 @@ impl Around {
         named.or_else(metadata).unwrap_or_else(unnamed)
     }
 
+    /// The party at the end that stands for ours where frames are seen from outside: as little is known of it as of the other.
+    pub fn near(&mut self, about: &About) -> Party {
+        let end = about.tuple.local;
+        let asked = if about.role == Role::Server { end } else { Endpoint { port: 0, ..end } };
+        let remote = self.names.remote(asked, about.is_udp, about.named_at_ns(self.now_ns), self.sequence);
+        let unnamed = || Party { address: Some(end.address), ..Party::new(Workload::of_address(end.address)) };
+        remote.map_or_else(unnamed, |remote| of_remote(&remote, end.address))
+    }
+
     /// The Service that a connection's server was called by: the one that was dialled, or the one that the server is an endpoint of.
     pub fn service_of(&mut self, about: &About, peer: Option<Arc<str>>) -> Option<Arc<str>> {
         if let Some(dialled) = about.dialled.as_ref().filter(|dialled| dialled.is_virtual) {
@@ -87,7 +96,7 @@ impl Around {
         }
         peer.or_else(|| {
             let end = if about.role == Role::Server { about.tuple.local } else { about.real_remote() };
-            if self.options.frames || end.port == 0 {
+            if end.port == 0 {
                 return None;
             }
             let remote = self.names.remote(end, about.is_udp, about.named_at_ns(self.now_ns), self.sequence)?;

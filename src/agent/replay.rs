@@ -24,6 +24,9 @@ use crate::{
 /// Between two ticks of a capture file.
 const TICK_NS: u64 = 1_000_000_000;
 
+/// The key of a recording's settings that says so.
+pub const FRAMES: &str = "frames";
+
 /// The two kinds of file, by their first bytes.
 pub enum Input {
     Recording { file: File, header: Box<Header> },
@@ -52,8 +55,12 @@ impl Input {
         }
     }
 
-    pub fn is_capture(&self) -> bool {
-        matches!(self, Self::Capture(_))
+    /// What it holds was seen from outside: a capture file, or a recording of frames.
+    pub fn is_of_frames(&self) -> bool {
+        match self {
+            Self::Recording { header, .. } => header.settings.get(FRAMES).is_some_and(|frames| frames == true),
+            Self::Capture(_) => true,
+        }
     }
 }
 

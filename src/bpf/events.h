@@ -27,6 +27,7 @@ enum event_kind {
 	EVENT_UDP_OPEN = 13, /* struct udp_open_event: a UDP socket is met, or met again after a long silence */
 	EVENT_DATAGRAM = 14, /* struct datagram_event + payload */
 	EVENT_GROUP = 15,    /* struct cgroup_event + path: a control group was made, renamed or removed */
+	EVENT_FRAME = 16, /* struct frame_event + bytes: never leaves its source, which makes the other kinds of it */
 };
 
 enum conn_role {
@@ -205,6 +206,22 @@ struct counters_event {
 struct sweep_event {
 	struct event_header header;
 	__u64 since_ns;
+};
+
+/* With what a frame begins. */
+enum frame_link {
+	FRAME_ETHERNET = 0,
+	FRAME_IP = 1, /* no link header: tunnels */
+};
+
+struct frame_event {
+	struct event_header header; /* no connection, no process */
+	__u32 interface;	    /* its index */
+	__u32 size; /* bytes of the frame, but for a tag that was taken out; before segmentation up to 64 KiB and more */
+	__u32 captured; /* bytes of it that follow */
+	__u16 vlan_tci; /* of the tag that was taken out, with bit 12 set; 0: none */
+	__u8 link;	/* enum frame_link */
+	__u8 _pad[1];
 };
 
 #endif /* REMORA_EVENTS_H */

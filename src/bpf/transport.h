@@ -4,15 +4,7 @@
 #define REMORA_TRANSPORT_H
 
 #include "maps.h"
-
-enum wake {
-	WAKE_NEVER = 0,	   /* the reader is at work */
-	WAKE_ON_BYTES = 1, /* it sleeps for a moment: wake it only if the ring fills up */
-	WAKE_ON_FIRST = 2, /* it sleeps until something happens */
-};
-
-/* enum wake. Set by the reader before it sleeps, cleared by whoever wakes it. */
-volatile __u32 reader_wake __weak SEC(".data.wake");
+#include "wake.h"
 
 /* clang folds two clamps of one value into one that the verifier does not follow; the empty asm keeps them apart. */
 static __always_inline __u32 clamp_len(__u64 len, __u32 max)
@@ -27,14 +19,7 @@ static __always_inline __u32 clamp_len(__u64 len, __u32 max)
 
 static __always_inline __u64 submit_flags(void)
 {
-	__u32 wake = reader_wake;
-
-	if (wake == WAKE_NEVER)
-		return BPF_RB_NO_WAKEUP;
-	if (wake == WAKE_ON_BYTES && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < settings.wake_bytes)
-		return BPF_RB_NO_WAKEUP;
-	reader_wake = WAKE_NEVER;
-	return BPF_RB_FORCE_WAKEUP;
+	return wake_flags(&events, settings.wake_bytes);
 }
 
 #ifdef REMORA_PLAIN

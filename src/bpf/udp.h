@@ -62,6 +62,8 @@ static __always_inline void announce_udp(void *ctx, struct udp_socket *socket, s
 
 	if (!event)
 		return;
+	/* not later than its first datagram: records of perf buffers are put in order by time */
+	event->header.time_ns = socket->last_ns;
 	event->header.connection_id = socket->id;
 	event->header.pid = socket->pid;
 	event->header.tid = bpf_get_current_pid_tgid();
@@ -86,6 +88,7 @@ static __always_inline void report_udp_owner(void *ctx, struct udp_socket *socke
 	event = event_reserve(sizeof(*event), EVENT_OWNER);
 	if (!event)
 		return;
+	event->header.time_ns = socket->last_ns;
 	event->header.connection_id = socket->id;
 	event->header.pid = pid;
 	event->header.tid = bpf_get_current_pid_tgid();

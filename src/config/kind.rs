@@ -1,6 +1,13 @@
 //! Kinds of values: how a text becomes a value, how a value is written, and what is allowed, in words.
 
-use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt::{self, Display},
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -24,6 +31,39 @@ pub enum Transport {
     Auto,
     Ring,
     Perf,
+}
+
+/// A network: an address, and how many of its first bits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub struct Network {
+    pub address: IpAddr,
+    pub prefix_len: u8,
+}
+
+impl Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.to_string()
+    }
+}
+
+impl FromStr for Network {
+    type Err = ();
+
+    /// `10.0.0.0/8`, `2001:db8::/32`; a bare address is a network of itself.
+    fn from_str(word: &str) -> Result<Self, ()> {
+        let (address, prefix_len) = word.split_once('/').map_or((word, None), |(address, prefix_len)| (address, Some(prefix_len)));
+        let address = IpAddr::from_str(address).map_err(drop)?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_len = prefix_len.map_or(Ok(bits), |digits| digits.parse().map_err(drop))?;
+        if prefix_len <= bits { Ok(Self { address, prefix_len }) } else { Err(()) }
+    }
 }
 
 /// What goes to standard output.
@@ -290,6 +330,20 @@ pub fn text() -> Kind<String> {
     single("a text that is not empty", |word| (!word.is_empty()).then(|| word.to_owned()), String::clone)
 }
 
+/// The name of a network interface; whether it is there is asked when it is used.
+pub fn interface() -> Kind<String> {
+    // dev_valid_name of the kernel.
+    let is_name = |word: &str| {
+        (1..=15).contains(&word.len()) && ![".", ".."].contains(&word) && !word.contains(|c: char| c.is_whitespace() || "/:".contains(c))
+    };
+    single("the name of a network interface, of at most 15 bytes", move |word| is_name(word).then(|| word.to_owned()), String::clone)
+}
+
+/// A network, or an address.
+pub fn network() -> Kind<Network> {
+    single("a network or an address, as in 10.0.0.0/8, 2001:db8::/32, 10.1.2.3", |word| word.parse().ok(), Network::to_string)
+}
+
 /// The path of a file; whether it is there is asked when it is used.
 pub fn path() -> Kind<PathBuf> {
     single("a path", |word| (!word.is_empty()).then(|| PathBuf::from(word)), |path| path.display().to_string())
@@ -383,6 +437,31 @@ mod tests {
         assert_eq!((listen.read)(&[":80"]), Some(Some(SocketAddr::from(([0, 0, 0, 0], 80)))));
         assert_eq!((listen.read)(&["localhost"]), None);
         assert_eq!((listen.write)(&None), ["none"]);
+    }
+
+    #[test]
+    fn networks_have_no_more_bits_than_their_addresses() {
+        for (word, written) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+        ] {
+            assert_eq!((network().read)(&[word]).map(|network| network.to_string()).as_deref(), Some(written));
+        }
+        for word in ["", "/8", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/-1", "10.0.0/8", "ten", "10.0.0.0/8/8"] {
+            assert_eq!((network().read)(&[word]), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn interfaces_have_names_that_the_kernel_would_take() {
+        for (word, is_name) in
+            [("cni0", true), ("eth0.100", true), ("a2345678901234567", false), ("a/b", false), ("eth0:1", false), (".", false)]
+        {
+            assert_eq!((interface().read)(&[word]).is_some(), is_name, "{word}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Config, LogLevel, Setting,
+    Config, LogLevel, Setting, agreement,
     yaml::{self, Place},
 };
 
@@ -77,6 +77,7 @@ impl Effective {
             merge.effective.config.log = level.step(sources.log_steps);
             merge.effective.origins.insert("log", Origin::Flag(if sources.log_steps > 0 { "-v" } else { "-q" }.to_owned()));
         }
+        merge.wrong.extend(agreement::disagreements(&merge.effective.config));
         if merge.wrong.is_empty() { Ok(merge.effective) } else { Err(Error(merge.wrong)) }
     }
 

@@ -4,6 +4,7 @@
 //! (`--capture-bytes`), an environment variable (`REMORA_CAPTURE_BYTES`), a key of the YAML file (`capture_bytes`), the help
 //! text and the check of the value.
 
+mod agreement;
 mod kind;
 mod load;
 mod table;
@@ -11,8 +12,10 @@ mod yaml;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use kind::{BtfArchive, Detail, Engine, Hooks, Kubernetes, LogLevel, Output, Raw, Sides, Transport};
-use kind::{btf_archive, choice, duration, engine, list, number, optional, path, power_of_two, size, socket_address, text};
+pub use kind::{BtfArchive, Detail, Engine, Hooks, Kubernetes, LogLevel, Network, Output, Raw, Sides, Transport};
+use kind::{
+    btf_archive, choice, duration, engine, interface, list, network, number, optional, path, power_of_two, size, socket_address, text,
+};
 pub use load::{Effective, Error, Origin, Sources};
 pub use table::Setting;
 
@@ -24,12 +27,16 @@ table::settings! {
     pub struct Config;
 
     "What is watched" {
-        /// Kernel hooks that carry the data; auto takes the cheapest that this kernel offers; packet is not in this version
+        /// Kernel hooks that carry the data; auto takes the cheapest that this kernel offers; packet reads frames of --interface
         hooks: Hooks = Hooks::Auto, choice(), "FAMILY";
         /// Watch only these processes; repeatable
         pid: Vec<u32> = vec![], list(number(1..=u64::from(u32::MAX))), "PID";
         /// Watch only connections with one of these ports, local or remote; repeatable
         port: Vec<u16> = vec![], list(number(1..=65535)), "PORT";
+        /// Network interface whose frames are read, with the hooks packet only; repeatable
+        interface: Vec<String> = vec![], list(interface()), "NAME";
+        /// Read only frames from or to these networks, with the hooks packet only; repeatable
+        address: Vec<Network> = vec![], list(network()), "CIDR";
         /// Sockets that are watched: those that accepted connections (server), those that opened them (client), or both
         sides: Sides = Sides::Both, choice(), "SIDES";
         /// Stop after this time; none runs until a signal

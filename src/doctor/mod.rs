@@ -105,7 +105,8 @@ pub fn examine(config: &Config, trial: impl FnMut(&Features, HookFamily) -> Resu
 }
 
 fn judge(features: Features, wanted: Hooks, transport: Transport, mut trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
-    let families: Vec<_> = HookFamily::ALL.map(|family| try_family(&features, family, transport, &mut trial)).into();
+    let all = HookFamily::ALL.into_iter().chain([HookFamily::Packet]);
+    let families: Vec<_> = all.map(|family| try_family(&features, family, transport, &mut trial)).collect();
     let candidates = choose_hooks(&features, wanted, transport);
     let tried = |family: &HookFamily| families.iter().find(|tried| tried.name == *family);
     let chosen = candidates.iter().flatten().filter_map(tried).find(|family| family.usable);
@@ -142,7 +143,7 @@ fn try_family(
         Ok(Trial { flavour, transport, programs, verified }) => {
             let program = |(name, health)| Program { verified: verified.get(&name).copied(), name, health };
             let programs = programs.into_iter().map(program).collect();
-            Family { usable: true, flavour: Some(flavour), transport: Some(transport.name()), programs, ..tried }
+            Family { usable: true, flavour, transport: Some(transport.name()), programs, ..tried }
         }
         Err(error) => {
             tried.why.push(format!("has all it needs, and yet its trial failed: {}", one_line(&error)));
@@ -168,10 +169,11 @@ impl Report {
 fn hook_findings(families: &[Family], chosen: Option<HookFamily>, features: &Features, findings: &mut Vec<Finding>) {
     for family in families {
         let lacking = missing(features, family.name, Transport::Auto);
-        let (state, found) = match (family.usable, &family.flavour, family.transport) {
-            (true, Some(flavour), Some(transport)) => {
+        let (state, found) = match family.transport.filter(|_| family.usable) {
+            Some(transport) => {
                 let state = if chosen == Some(family.name) { State::Chosen } else { State::Ok };
-                (state, format!("works; {flavour} programs, records by {transport}"))
+                let programs = family.flavour.map_or_else(String::new, |flavour| format!("{flavour} programs, "));
+                (state, format!("works; {programs}records by {transport}"))
             }
             _ if family.why == lacking => (State::Missing, format!("lacks {}", lacking.join(", "))),
             _ => (State::Missing, family.why.join(", ")),
@@ -181,10 +183,10 @@ fn hook_findings(families: &[Family], chosen: Option<HookFamily>, features: &Fea
             HookFamily::Fentry => "seeing what io_uring, sendfile and threads of the kernel do, at little cost",
             HookFamily::Kprobe => "the same without BTF in the kernel, at more cost",
             HookFamily::Syscalls => "the way that works without socket tracepoints, trampolines and kprobes",
+            HookFamily::Packet => "frames of network interfaces, which need no types of the kernel",
         };
         push(findings, "Hooks", family.name.name(), state, &found, Some((cost, "see what is missing below")));
     }
-    push(findings, "Hooks", "packet", State::Unavailable, "not available in this version; needs a network interface", None);
 }
 
 fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
@@ -350,7 +352,7 @@ mod tests {
 
     fn attached(_: &Features, _: HookFamily) -> Result<Trial> {
         let programs = vec![("send".to_owned(), Health::Attached), ("exec".to_owned(), Health::Failed("EPERM".to_owned()))];
-        Ok(Trial { flavour: Flavour::Typed, transport: probes::transport::Transport::Ring, programs, verified: BTreeMap::new() })
+        Ok(Trial { flavour: Some(Flavour::Typed), transport: probes::transport::Transport::Ring, programs, verified: BTreeMap::new() })
     }
 
     fn not_tried(_: &Features, family: HookFamily) -> Result<Trial> {
@@ -495,7 +497,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&judge(complete(), Hooks::Syscalls, attached).to_json().unwrap()).unwrap();
         assert_eq!((&json["hooks"], &json["can_capture"]), (&"syscalls".into(), &true.into()));
         let families: Vec<_> = json["families"].as_array().unwrap().iter().map(|family| family["name"].as_str().unwrap()).collect();
-        assert_eq!(families, ["socket", "fentry", "syscalls", "kprobe"]);
+        assert_eq!(families, ["socket", "fentry", "syscalls", "kprobe", "packet"]);
         assert_eq!((&json["families"][2]["usable"], &json["families"][2]["flavour"]), (&true.into(), &"typed".into()));
         assert_eq!(json["findings"][0]["state"], "ok");
         assert_eq!(json["findings"][2]["state"], "chosen");

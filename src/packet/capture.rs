@@ -11,7 +11,7 @@ use pcap_parser::{
     traits::PcapNGPacketBlock,
 };
 
-use super::{Limits, LinkType, Loss, Losses, Reassembler};
+use super::{FrameHead, Limits, LinkType, Loss, Losses, Reassembler};
 use crate::event::Event;
 
 /// Bound of a pcapng block and of a pcap record; capture programs write at most 256 KiB of a frame.
@@ -33,6 +33,8 @@ const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 pub struct Frame<'a> {
     /// `None`: of a kind that is not read.
     pub link: Option<LinkType>,
+    /// Its number in the file; 0 where there is but one.
+    pub interface: u32,
     /// Nanoseconds since 1970, by the capturing host's clock; a frame without time has that of the frame before.
     pub time_ns: u64,
     pub captured: &'a [u8],
@@ -69,7 +71,10 @@ pub fn read_capture(reader: impl Read, out: &mut dyn FnMut(Event<'_>)) -> Result
         summary.frames += 1;
         summary.last_ns = frame.time_ns;
         match frame.link {
-            Some(link) => reassembler.frame(link, frame.time_ns, frame.captured, frame.original_len, out),
+            Some(link) => {
+                let Frame { interface, time_ns, captured, original_len, .. } = frame;
+                reassembler.frame(FrameHead { link, interface, time_ns, original_len }, captured, out);
+            }
             None => reassembler.lose(Loss::Link),
         }
     });
@@ -175,7 +180,7 @@ fn pcap<R: Read>(mut source: Source<R>, each: &mut dyn FnMut(Frame<'_>)) -> Resu
         );
         source.fill(16 + captured_len as usize)?;
         let time_ns = u64::from(seconds) * SECOND_NS as u64 + u64::from(fraction) * fraction_ns;
-        each(Frame { link, time_ns, captured: source.buffer.get(16..).unwrap_or_default(), original_len });
+        each(Frame { link, interface: 0, time_ns, captured: source.buffer.get(16..).unwrap_or_default(), original_len });
         source.next();
     }
     Ok(())
@@ -274,12 +279,12 @@ fn option<'o>(options: &'o [PcapNGOption<'_>], code: OptionCode) -> Option<&'o [
 /// The frame of a packet block; the inner `None`s are blocks of other kinds, the outer one is damage.
 fn packet<'a>(order: Order, kind: u32, block: &'a [u8], interfaces: &[Interface], last_ns: u64) -> Option<Option<Frame<'a>>> {
     let make = |interface: usize, time: Option<(u32, u32)>, captured: &'a [u8], original_len: u32| {
-        let interface = interfaces.get(interface);
+        let (number, interface) = (interface as u32, interfaces.get(interface));
         let time_ns = match (interface, time) {
             (Some(interface), Some((high, low))) => interface.time_ns(high, low),
             _ => last_ns,
         };
-        Some(Some(Frame { link: interface.and_then(|interface| interface.link), time_ns, captured, original_len }))
+        Some(Some(Frame { link: interface.and_then(|interface| interface.link), interface: number, time_ns, captured, original_len }))
     };
     match kind {
         ENHANCED_PACKET => {

@@ -1,7 +1,7 @@
 //! One connection: handshake, both directions, and its end.
 
 use super::{
-    Limits, Losses,
+    Limits, Loss, Losses,
     half::{Arrival, Half, Piece},
     ip::Segment,
 };
@@ -15,6 +15,8 @@ const ECONNABORTED: u32 = 103;
 const ECONNRESET: u32 = 104;
 const ETIMEDOUT: u32 = 110;
 const ECONNREFUSED: u32 = 111;
+/// Of a connection without a measured round trip: what fills a hole after this was sent again.
+const ROUND_TRIP_NS: u64 = 3_000_000;
 
 /// Where events go.
 pub type Out<'o> = dyn FnMut(Event<'_>) + 'o;
@@ -48,6 +50,8 @@ pub struct Connection {
     connect_ns: u64,
     pub last_ns: u64,
     first_fin: Option<Direction>,
+    /// What was last told of the counters.
+    told: Totals,
 }
 
 impl Connection {
@@ -76,6 +80,7 @@ impl Connection {
             connect_ns: 0,
             last_ns: time_ns,
             first_fin: None,
+            told: Totals::default(),
         };
         if from_server {
             connection.local_isn = Some(segment.acknowledgment.wrapping_sub(1));
@@ -125,6 +130,10 @@ impl Connection {
         self.last_ns = self.last_ns.max(time_ns);
         let direction = if segment.source == self.local { Direction::Sent } else { Direction::Received };
         if self.is_ended() {
+            let is_reset = self.state == State::Ended { by_reset: true };
+            if is_reset && segment.size > 0 && !segment.flags.rst() && self.half(direction).is_new(segment.sequence) {
+                losses.add(Loss::Late, 1);
+            }
             return;
         }
         if self.state == State::Handshake {
@@ -137,8 +146,7 @@ impl Connection {
             }
             self.open(time_ns, out);
         } else if segment.flags.syn() {
-            let half = self.half(direction);
-            half.retransmits = half.retransmits.saturating_add(1);
+            self.half(direction).synchronise(segment.interface, time_ns);
         }
         let id = self.id;
         let sequence = segment.sequence.wrapping_add(u32::from(segment.flags.syn()));
@@ -147,36 +155,60 @@ impl Connection {
                 Direction::Sent => Direction::Received,
                 Direction::Received => Direction::Sent,
             };
-            self.half(opposite).acknowledge(segment.acknowledgment, time_ns, losses, &mut |piece| out(data(id, opposite, piece)));
+            let wait_ns = limits.acked_hole_wait_ns;
+            self.half(opposite).acknowledge(segment.acknowledgment, time_ns, wait_ns, losses, &mut |piece| out(data(id, opposite, piece)));
         }
         if segment.size > 0 && !segment.flags.rst() {
-            let arrival =
-                Arrival { sequence, size: segment.size, payload: segment.payload, identification: segment.identification, time_ns };
+            let &Segment { size, payload, identification, interface, .. } = segment;
+            let round_trip_ns = self.least_round_trip_ns();
+            let arrival = Arrival { sequence, size, payload, identification, interface, time_ns, round_trip_ns };
             self.half(direction).segment(arrival, limits, losses, &mut |piece| out(data(id, direction, piece)));
         }
         if segment.flags.fin() {
-            self.half(direction).finish(sequence, segment.size);
+            self.half(direction).finish(sequence, segment.size, segment.interface, segment.identification);
             self.first_fin.get_or_insert(direction);
         }
-        self.expire(time_ns, limits.hole_wait_ns, losses, out);
         if segment.flags.rst() && self.half(direction).is_in_window(segment.sequence) {
+            self.wait(time_ns, limits, losses, out);
             let reason = if direction == Direction::Sent { CloseReason::Abort } else { CloseReason::Reset };
             self.close(reason, time_ns, losses, out);
-        } else if self.sent.is_complete() && self.received.is_complete() {
-            let reason = if self.first_fin == Some(Direction::Sent) { CloseReason::Local } else { CloseReason::Remote };
-            self.close(reason, time_ns, losses, out);
+        } else {
+            self.expire(time_ns, limits, losses, out);
         }
     }
 
-    /// Gives up holes that were waited for too long.
-    pub fn expire(&mut self, now_ns: u64, wait_ns: u64, losses: &mut Losses, out: &mut Out<'_>) {
+    /// Gives up holes that were waited for too long, and ends if nothing else was missing.
+    pub fn expire(&mut self, now_ns: u64, limits: &Limits, losses: &mut Losses, out: &mut Out<'_>) {
+        self.wait(now_ns, limits, losses, out);
+        if self.is_open() && self.sent.is_complete() && self.received.is_complete() {
+            let reason = if self.first_fin == Some(Direction::Sent) { CloseReason::Local } else { CloseReason::Remote };
+            self.close(reason, now_ns, losses, out);
+        }
+    }
+
+    fn wait(&mut self, now_ns: u64, limits: &Limits, losses: &mut Losses, out: &mut Out<'_>) {
         if !self.is_open() {
             return;
         }
         let id = self.id;
         for direction in [Direction::Sent, Direction::Received] {
-            self.half(direction).expire(now_ns, wait_ns, losses, &mut |piece| out(data(id, direction, piece)));
+            self.half(direction).expire(now_ns, limits, losses, &mut |piece| out(data(id, direction, piece)));
         }
+    }
+
+    /// Time alone can bring something about.
+    pub fn is_waiting(&self) -> bool {
+        self.is_open() && (self.sent.is_waiting() || self.received.is_waiting())
+    }
+
+    /// The counters of an open connection, if they moved since this was last asked, or in any case.
+    pub fn counters(&mut self, in_any_case: bool) -> Option<Totals> {
+        let totals = self.totals();
+        let is_news = in_any_case || totals != self.told;
+        (self.is_open() && is_news).then(|| {
+            self.told = totals;
+            totals
+        })
     }
 
     /// Delivers all that is buffered; before the connection is open, leaves it out.
@@ -222,12 +254,13 @@ impl Connection {
         let first_byte = segment.sequence.wrapping_add(1);
         match (direction, segment.flags.syn()) {
             (Direction::Sent, true) if self.local_isn == Some(segment.sequence) => {
-                self.sent.retransmits = self.sent.retransmits.saturating_add(1);
+                self.sent.synchronise(segment.interface, time_ns);
                 return false;
             }
             (Direction::Sent, true) => {
                 self.local_isn = Some(segment.sequence);
                 self.sent.start(first_byte);
+                self.sent.synchronise(segment.interface, time_ns);
                 // TCP Fast Open (RFC 7413): held until the connection is reported. A server that leaves them gets the same bytes again.
                 self.sent.hold_early(segment.size, segment.payload, time_ns);
                 return false;
@@ -235,6 +268,7 @@ impl Connection {
             (Direction::Received, true) => {
                 self.remote_isn = Some(segment.sequence);
                 self.received.start(first_byte);
+                self.received.synchronise(segment.interface, time_ns);
             }
             // The SYN-ACK was missed; this acknowledges it.
             (Direction::Sent, false) if !self.adopted && segment.flags.ack() => self.received.start(segment.acknowledgment),
@@ -280,13 +314,20 @@ impl Connection {
         Tuple { local: self.local, remote: self.remote, netns: 0 }
     }
 
-    /// Retransmissions of both ends: there is no other socket to report the server's.
+    /// Both ways; a guess where nothing was measured yet.
+    fn least_round_trip_ns(&self) -> u64 {
+        let (there, back) = (self.sent.round_trip.least_ns(), self.received.round_trip.least_ns());
+        there.or(back).map_or(ROUND_TRIP_NS, |_| there.unwrap_or(0) + back.unwrap_or(0))
+    }
+
+    /// Retransmissions of both ends, and the round trip from one to the other: there is no other socket to report the server's.
     fn totals(&self) -> Totals {
+        let round_trip_ns = [&self.sent, &self.received].map(|half| half.round_trip.smoothed_ns().unwrap_or(0)).iter().sum::<u64>();
         Totals {
             bytes_sent: self.sent.position(),
             bytes_received: self.received.position(),
             retransmits: self.sent.retransmits.saturating_add(self.received.retransmits),
-            srtt_us: 0,
+            srtt_us: u32::try_from(round_trip_ns / 1000).unwrap_or(u32::MAX),
         }
     }
 }

@@ -21,16 +21,17 @@ const EVICTED_PART: usize = 16;
 /// A datagram between two ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    source: Endpoint,
-    destination: Endpoint,
+    pub source: Endpoint,
+    pub destination: Endpoint,
     payload: &'a [u8],
     /// True length of the payload; at least `payload.len()`.
     size: u32,
     identification: u16,
+    interface: u32,
 }
 
 /// Reads the header.
-pub fn datagram<'a>(packet: &IpPayload<'a>) -> Result<Datagram<'a>, Loss> {
+pub fn datagram<'a>(packet: &IpPayload<'a>, interface: u32) -> Result<Datagram<'a>, Loss> {
     let header: &[u8; 8] = packet.captured.first_chunk().ok_or(if packet.length < HEADER { Loss::Malformed } else { Loss::Cut })?;
     let &[s0, s1, d0, d1, l0, l1, _, _] = header;
     // 0 in a jumbogram (RFC 2675 section 4), and before segmentation offload cuts a long one.
@@ -49,7 +50,36 @@ pub fn datagram<'a>(packet: &IpPayload<'a>) -> Result<Datagram<'a>, Loss> {
         payload: payload.get(..size as usize).unwrap_or(payload),
         size,
         identification: packet.identification,
+        interface,
     })
+}
+
+/// What a datagram is told by when it comes by again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mark {
+    identification: u16,
+    size: u32,
+    interface: u32,
+    /// Of the first bytes.
+    digest: u64,
+}
+
+impl Mark {
+    fn of(datagram: &Datagram<'_>) -> Self {
+        /// Messages carry their number at their begin.
+        const DIGESTED: usize = 64;
+        let bytes = datagram.payload.get(..DIGESTED).unwrap_or(datagram.payload);
+        // FNV-1a: short, and the same on every run.
+        let digest = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+        Self { identification: datagram.identification, size: datagram.size, interface: datagram.interface, digest }
+    }
+
+    /// Each datagram has an identification of its own, unless the sender forbids fragments and leaves it 0 (RFC 6864), or there is none
+    /// (IPv6). Two interfaces show the same one right after another.
+    fn is_again(self, last: Self) -> bool {
+        let is_same = (self.identification, self.size) == (last.identification, last.size);
+        is_same && (self.identification != 0 || (self.interface != last.interface && self.digest == last.digest))
+    }
 }
 
 /// Who sent first, and what was seen since.
@@ -57,9 +87,9 @@ struct Conversation {
     id: ConnectionId,
     local: Endpoint,
     last_ns: u64,
-    /// By direction: datagrams so far, and IP identification and size of the last one.
+    /// By direction: datagrams so far, and the last one.
     numbers: [u64; 2],
-    last: [(u16, u32); 2],
+    last: [Mark; 2],
 }
 
 /// The conversations under way.
@@ -84,7 +114,7 @@ impl Conversations {
         losses: &mut Losses,
         out: &mut Out<'_>,
     ) {
-        let &Datagram { source, destination, payload, size, identification } = datagram;
+        let &Datagram { source, destination, payload, size, .. } = datagram;
         let key = if source <= destination { (source, destination) } else { (destination, source) };
         if self.table.get(&key).is_some_and(|known| time_ns.saturating_sub(known.last_ns) > SILENCE_NS) {
             self.table.remove(&key);
@@ -95,7 +125,7 @@ impl Conversations {
             }
             *counter += 1;
             let id = ConnectionId((*counter << 8) | u64::from(ConnectionId::port_hash(source.port.min(destination.port))));
-            let conversation = Conversation { id, local: source, last_ns: time_ns, numbers: [0; 2], last: [(0, 0); 2] };
+            let conversation = Conversation { id, local: source, last_ns: time_ns, numbers: [0; 2], last: [Mark::default(); 2] };
             self.table.insert(key, conversation);
             let tuple = Tuple { local: source, remote: destination, netns: 0 };
             // Who speaks first asks; if its begin was missed, what is said tells.
@@ -107,12 +137,12 @@ impl Conversations {
         let (direction, remote) = if source == conversation.local { (Direction::Sent, destination) } else { (Direction::Received, source) };
         let place = direction as usize;
         let (Some(number), Some(last)) = (conversation.numbers.get_mut(place), conversation.last.get_mut(place)) else { return };
-        // Each datagram has an identification of its own, unless the sender forbids fragments and leaves it 0 (RFC 6864).
-        if identification != 0 && *last == (identification, size) {
+        let mark = Mark::of(datagram);
+        if *number > 0 && mark.is_again(*last) {
             losses.add(Loss::DuplicateFrame, 1);
             return;
         }
-        *last = (identification, size);
+        *last = mark;
         losses.add(Loss::SnappedBytes, u64::from(size).saturating_sub(payload.len() as u64));
         // Port 0 is nobody's: a record says by it that the other end is not known.
         let remote = Some(remote).filter(|remote| remote.port != 0);

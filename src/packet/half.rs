@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Limits, Loss, Losses};
+use super::{Limits, Loss, Losses, round_trip::RoundTrip};
 
 /// The largest window that TCP can open (RFC 7323 section 2.3): nothing valid is farther from the stream's position.
 const MAX_WINDOW: u32 = 1 << 30;
@@ -31,7 +31,11 @@ pub struct Arrival<'a> {
     pub size: u32,
     pub payload: &'a [u8],
     pub identification: u16,
+    pub interface: u32,
     pub time_ns: u64,
+    /// The shortest round trip of the connection that was seen, both ways: what fills a hole after that was sent again, what fills it
+    /// sooner was overtaken.
+    pub round_trip_ns: u64,
 }
 
 struct Pending {
@@ -58,17 +62,38 @@ pub struct Half {
     fin: Option<u64>,
     /// The hole given up last.
     given_up: std::ops::Range<u64>,
+    /// When an acknowledgment of the FIN was seen first.
+    fin_acked_ns: Option<u64>,
     last: (u32, u32, u16),
+    /// Where the last new bytes were seen.
+    interface: u32,
     delivered_ns: u64,
     /// Pieces delivered.
     pub calls: u64,
     pub retransmits: u32,
+    pub round_trip: RoundTrip,
+    /// Where the SYN was seen.
+    syn: Option<u32>,
 }
 
 impl Half {
     /// The handshake tells that the first byte has this sequence number.
     pub fn start(&mut self, sequence: u32) {
         self.next.get_or_insert(sequence);
+    }
+
+    /// A SYN, the first or again. One that was overtaken comes after the bytes behind it.
+    pub fn synchronise(&mut self, interface: u32, time_ns: u64) {
+        match self.syn {
+            Some(known) if known == interface => self.retransmitted(),
+            Some(_) => {}
+            None => {
+                self.syn = Some(interface);
+                if self.position == 0 {
+                    self.round_trip.sent(0, time_ns);
+                }
+            }
+        }
     }
 
     /// Keeps the bytes of a SYN, delivered with the first segment or acknowledgment that follows.
@@ -96,6 +121,17 @@ impl Half {
         self.fin.is_some_and(|fin| self.position >= fin)
     }
 
+    /// Something is waited for: bytes in front of others, or in front of an acknowledged FIN.
+    pub fn is_waiting(&self) -> bool {
+        !self.pending.is_empty() || (self.fin_acked_ns.is_some() && !self.is_complete())
+    }
+
+    /// Counts a segment that was sent again.
+    pub fn retransmitted(&mut self) {
+        self.retransmits = self.retransmits.saturating_add(1);
+        self.round_trip.repeated();
+    }
+
     /// Whether a segment without bytes at `sequence` (a RST) can belong to this stream.
     pub fn is_in_window(&self, sequence: u32) -> bool {
         self.next.is_none_or(|next| distance(next, sequence).unsigned_abs() <= u64::from(MAX_WINDOW))
@@ -108,8 +144,8 @@ impl Half {
 
     /// A segment with bytes.
     pub fn segment(&mut self, arrival: Arrival<'_>, limits: &Limits, losses: &mut Losses, deliver: &mut Deliver<'_>) {
-        let Arrival { sequence, size, payload, identification, time_ns } = arrival;
-        let copy = identification != 0 && self.last == (sequence, size, identification);
+        let Arrival { sequence, size, payload, identification, interface, time_ns, round_trip_ns } = arrival;
+        let copy = (identification != 0 && self.last == (sequence, size, identification)) || interface != self.interface;
         self.last = (sequence, size, identification);
         let relative = distance(*self.next.get_or_insert(sequence), sequence);
         if relative.unsigned_abs() > u64::from(MAX_WINDOW) {
@@ -125,7 +161,8 @@ impl Half {
             if early < size {
                 let rest = payload.get(early as usize..).unwrap_or_default();
                 let sequence = sequence.wrapping_add(early);
-                self.segment(Arrival { sequence, size: size - early, payload: rest, identification: 0, time_ns }, limits, losses, deliver);
+                let arrival = Arrival { sequence, size: size - early, payload: rest, identification: 0, ..arrival };
+                self.segment(arrival, limits, losses, deliver);
             }
             return;
         };
@@ -133,6 +170,9 @@ impl Half {
         if self.fin.is_some_and(|fin| end > fin) {
             return losses.add(Loss::OutOfWindow, 1);
         }
+        // What the receiver has already was overtaken by its acknowledgment.
+        let fills = self.pending.last_key_value().is_some_and(|(&offset, _)| start < offset) && end > self.acked;
+        let is_late = fills && time_ns.saturating_sub(self.waiting_since_ns) >= round_trip_ns;
         let known = if start <= self.position && self.pending.is_empty() {
             let known = start < self.position;
             if end > self.position {
@@ -146,42 +186,65 @@ impl Half {
             self.drain(losses, deliver);
             known
         };
-        if known {
-            match () {
-                () if copy => losses.add(Loss::DuplicateFrame, 1),
-                () if start < self.given_up.end && end > self.given_up.start => losses.add(Loss::Late, 1),
-                () => self.retransmits = self.retransmits.saturating_add(1),
+        match () {
+            () if known && copy => losses.add(Loss::DuplicateFrame, 1),
+            () if known && start < self.given_up.end && end > self.given_up.start => losses.add(Loss::Late, 1),
+            () if known || is_late => self.retransmitted(),
+            () => {
+                self.interface = interface;
+                self.round_trip.sent(end, time_ns);
             }
         }
         let over = |half: &Self| {
             half.pending.len() > limits.pending_segments_per_direction || half.pending_bytes > limits.pending_bytes_per_direction
         };
-        while self.hole_is_acked() || over(self) {
+        while self.hole_is_acked(time_ns, limits.acked_hole_wait_ns) || over(self) {
             self.give_up_hole(time_ns, losses, deliver);
         }
     }
 
     /// The receiver says what it expects next.
-    pub fn acknowledge(&mut self, acknowledgment: u32, now_ns: u64, losses: &mut Losses, deliver: &mut Deliver<'_>) {
+    pub fn acknowledge(&mut self, acknowledgment: u32, now_ns: u64, wait_ns: u64, losses: &mut Losses, deliver: &mut Deliver<'_>) {
         let Some(next) = self.next else { return };
         let relative = distance(next, acknowledgment);
+        if let Some(offset) = self.position.checked_add_signed(relative) {
+            self.round_trip.acknowledged(offset, now_ns);
+        }
         if (1..=i64::from(MAX_WINDOW)).contains(&relative) {
             self.acked = self.acked.max(self.position + relative.unsigned_abs());
         }
-        while self.hole_is_acked() {
+        self.settle(now_ns, wait_ns, losses, deliver);
+    }
+
+    /// Gives up what the receiver has, once it was waited for.
+    fn settle(&mut self, now_ns: u64, wait_ns: u64, losses: &mut Losses, deliver: &mut Deliver<'_>) {
+        while self.hole_is_acked(now_ns, wait_ns) {
             self.give_up_hole(now_ns, losses, deliver);
         }
         // An acknowledged FIN: the receiver has all, what is missing in front of it was lost by the capture.
-        if let Some(fin) = self.fin.filter(|&fin| self.acked > fin) {
+        if let Some(fin) = self.fin.filter(|&fin| self.acked > fin)
+            && now_ns.saturating_sub(*self.fin_acked_ns.get_or_insert(now_ns)) >= wait_ns
+        {
             self.jump_to(fin, losses);
         }
     }
 
     /// A FIN; `sequence` is that of the segment's first byte and `size` the number of bytes before the FIN.
-    pub fn finish(&mut self, sequence: u32, size: u32) {
+    pub fn finish(&mut self, sequence: u32, size: u32, interface: u32, identification: u16) {
         let relative = distance(*self.next.get_or_insert(sequence), sequence);
-        if self.fin.is_some() || relative.unsigned_abs() > u64::from(MAX_WINDOW) {
+        if relative.unsigned_abs() > u64::from(MAX_WINDOW) {
             return;
+        }
+        if self.fin.is_some() {
+            // With bytes it was counted as these.
+            let copy = interface != self.interface || (identification != 0 && self.last == (sequence, size, identification));
+            if size == 0 && !copy {
+                self.retransmitted();
+            }
+            return;
+        }
+        if size == 0 {
+            (self.interface, self.last) = (interface, (sequence, size, identification));
         }
         if let Some(fin) = self.position.checked_add_signed(relative + i64::from(size))
             && fin >= self.position
@@ -192,8 +255,9 @@ impl Half {
     }
 
     /// Gives up a hole that was waited for too long.
-    pub fn expire(&mut self, now_ns: u64, wait_ns: u64, losses: &mut Losses, deliver: &mut Deliver<'_>) {
-        while !self.pending.is_empty() && now_ns.saturating_sub(self.waiting_since_ns) >= wait_ns {
+    pub fn expire(&mut self, now_ns: u64, limits: &Limits, losses: &mut Losses, deliver: &mut Deliver<'_>) {
+        self.settle(now_ns, limits.acked_hole_wait_ns, losses, deliver);
+        while !self.pending.is_empty() && now_ns.saturating_sub(self.waiting_since_ns) >= limits.hole_wait_ns {
             self.give_up_hole(now_ns, losses, deliver);
         }
     }
@@ -213,8 +277,9 @@ impl Half {
         }
     }
 
-    fn hole_is_acked(&self) -> bool {
-        self.pending.first_key_value().is_some_and(|(&offset, _)| self.acked >= offset)
+    fn hole_is_acked(&self, now_ns: u64, wait_ns: u64) -> bool {
+        let is_acked = self.pending.first_key_value().is_some_and(|(&offset, _)| self.acked >= offset);
+        is_acked && now_ns.saturating_sub(self.waiting_since_ns) >= wait_ns
     }
 
     /// Buffers the parts of a segment that are not there yet; tells whether some were.

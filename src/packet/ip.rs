@@ -203,6 +203,8 @@ pub struct Segment<'a> {
     /// True length of the payload; at least `payload.len()`.
     pub size: u32,
     pub identification: u16,
+    /// Where it was seen.
+    pub interface: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -227,7 +229,7 @@ impl Flags {
 }
 
 /// Reads the fixed header; options are passed over, captured or not.
-pub fn segment<'a>(packet: &IpPayload<'a>) -> Result<Segment<'a>, Loss> {
+pub fn segment<'a>(packet: &IpPayload<'a>, interface: u32) -> Result<Segment<'a>, Loss> {
     let header: &[u8; 20] = packet.captured.first_chunk().ok_or(if packet.length < 20 { Loss::Malformed } else { Loss::Cut })?;
     let &[s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, data_offset, flags, ..] = header;
     let header_len = usize::from(data_offset >> 4) * 4;
@@ -244,5 +246,6 @@ pub fn segment<'a>(packet: &IpPayload<'a>) -> Result<Segment<'a>, Loss> {
         payload: packet.captured.get(header_len..).unwrap_or_default(),
         size,
         identification: packet.identification,
+        interface,
     })
 }

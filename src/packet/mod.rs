@@ -12,13 +12,14 @@ mod half;
 mod ip;
 mod link;
 mod reassembler;
+mod round_trip;
 
 #[cfg(test)]
 mod tests;
 
 pub use capture::{CaptureSummary, Frame, read_capture, read_frames};
 pub use link::LinkType;
-pub use reassembler::Reassembler;
+pub use reassembler::{FrameHead, Reassembler};
 
 /// Bounds of everything that is kept between frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub struct Limits {
     pub pending_bytes: usize,
     /// How long a hole is waited for, in capture time.
     pub hole_wait_ns: u64,
+    /// The same where the receiver has what is missing: then only the capture can lack it. Capture files have frames in their order;
+    /// of a running host two processors may tell of two frames the other way round.
+    pub acked_hole_wait_ns: u64,
     /// Silence after which an open connection is closed.
     pub idle_ns: u64,
     /// Silence after which an unanswered SYN has failed, and after which an ended connection is forgotten.
@@ -52,6 +56,7 @@ impl Default for Limits {
             pending_segments_per_direction: 1024,
             pending_bytes: 64 << 20,
             hole_wait_ns: 10 * SECOND_NS,
+            acked_hole_wait_ns: 0,
             idle_ns: 3600 * SECOND_NS,
             lingering_ns: 60 * SECOND_NS,
             datagrams: 256,
@@ -73,7 +78,7 @@ pub enum Loss {
     Fragment,
     /// Segments more than 1 GiB away from where their stream is: no window reaches so far (RFC 7323 section 2.3).
     OutOfWindow,
-    /// Segments whose bytes came after the hole they belong into was given up.
+    /// Segments whose bytes came after the hole they belong into was given up, or after the connection was reset.
     Late,
     /// Segments from before the first byte of a connection whose begin was not captured.
     BeforeStart,

@@ -4,23 +4,36 @@ use hashbrown::HashMap;
 
 use super::{
     Limits, LinkType, Loss, Losses,
-    connection::{Connection, Out},
+    connection::{Connection, Out, header},
     datagrams::{self, Conversations},
     fragments::Fragments,
     ip::{self, Segment, Transport},
     link::{self, Network},
 };
 use crate::{
-    event::{CloseReason, Event},
+    event::{Body, CloseReason, Event},
     model::Endpoint,
 };
 
 /// A full table gives up this part of itself at once, so that a flood of new connections does not search it for each.
 const EVICTED_PART: usize = 16;
+/// Looking at all connections is not worth it more often than this.
+const SWEEP_NS: u64 = 100_000_000;
 
 /// The two ends, the lesser first: the same for both directions. VLANs and interfaces are left out, because one connection is often seen
 /// on several.
 type Key = (Endpoint, Endpoint);
+
+/// What is known of a frame beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHead {
+    pub link: LinkType,
+    /// Where it was seen: what comes by twice, at two interfaces, was sent once. Any number, the same for one interface.
+    pub interface: u32,
+    pub time_ns: u64,
+    /// Bytes on the wire.
+    pub original_len: u32,
+}
 
 /// Turns frames into events. Time comes with the frames.
 ///
@@ -29,6 +42,8 @@ type Key = (Endpoint, Endpoint);
 /// first that was seen. A connection whose SYN was not seen is adopted at its first segment with bytes.
 pub struct Reassembler {
     limits: Limits,
+    /// Of which one end must have one; empty: all.
+    ports: Box<[u16]>,
     connections: HashMap<Key, Connection>,
     conversations: Conversations,
     fragments: Fragments,
@@ -49,6 +64,7 @@ impl Reassembler {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
+            ports: Box::default(),
             connections: HashMap::new(),
             conversations: Conversations::default(),
             fragments: Fragments::default(),
@@ -63,8 +79,14 @@ impl Reassembler {
         }
     }
 
-    /// Takes in a frame that was `original_len` bytes long on the wire, of which `captured` are known.
-    pub fn frame(&mut self, link: LinkType, time_ns: u64, captured: &[u8], original_len: u32, out: &mut dyn FnMut(Event<'_>)) {
+    /// Only connections and datagrams with one of these ports at one end; empty: all. Others count among those that carry something else.
+    pub fn only_ports(self, ports: &[u16]) -> Self {
+        Self { ports: ports.into(), ..self }
+    }
+
+    /// Takes in a frame of which `captured` are the first bytes.
+    pub fn frame(&mut self, head: FrameHead, captured: &[u8], out: &mut dyn FnMut(Event<'_>)) {
+        let FrameHead { link, interface, time_ns, original_len } = head;
         self.pass_time(time_ns, out);
         let at = match link::network(link, captured) {
             Network::Ip(at) => at,
@@ -74,7 +96,7 @@ impl Reassembler {
         let packet = captured.get(at..).unwrap_or_default();
         let original = original_len.max(captured.len() as u32) - at as u32;
         match ip::parse(packet, original) {
-            Ok(transport) => self.transport(transport, time_ns, out),
+            Ok(transport) => self.transport(transport, interface, time_ns, out),
             Err(Loss::Cut) => self.lose_cut(captured, original_len),
             Err(loss) => self.losses.add(loss, 1),
         }
@@ -83,6 +105,21 @@ impl Reassembler {
     /// Counts a frame that cannot be read for a reason known before its first byte is looked at.
     pub fn lose(&mut self, loss: Loss) {
         self.losses.add(loss, 1);
+    }
+
+    /// Time goes on without a frame.
+    pub fn tick(&mut self, now_ns: u64, out: &mut dyn FnMut(Event<'_>)) {
+        self.pass_time(now_ns, out);
+    }
+
+    /// Reports the counters of connections that are open, of all or where they moved since this was last called.
+    pub fn counters(&mut self, now_ns: u64, of_all: bool, out: &mut dyn FnMut(Event<'_>)) {
+        let open = self.connections.values_mut();
+        let mut news: Vec<_> = open.filter_map(|connection| Some((connection.id, connection.counters(of_all)?))).collect();
+        news.sort_unstable_by_key(|(id, _)| *id);
+        for (id, totals) in news {
+            out(Event { header: header(id, now_ns), body: Body::Counters(totals) });
+        }
     }
 
     /// The last frame was seen: delivers what is buffered. Connections stay open: nobody saw them end.
@@ -132,14 +169,20 @@ impl Reassembler {
         self.losses.add(loss, 1);
     }
 
-    fn transport(&mut self, transport: Transport<'_>, time_ns: u64, out: &mut Out<'_>) {
+    fn is_wanted(&self, one: Endpoint, other: Endpoint) -> bool {
+        self.ports.is_empty() || self.ports.contains(&one.port) || self.ports.contains(&other.port)
+    }
+
+    fn transport(&mut self, transport: Transport<'_>, interface: u32, time_ns: u64, out: &mut Out<'_>) {
         match transport {
             Transport::Other => self.others += 1,
-            Transport::Tcp(packet) => match ip::segment(&packet) {
+            Transport::Tcp(packet) => match ip::segment(&packet, interface) {
+                Ok(segment) if !self.is_wanted(segment.source, segment.destination) => self.others += 1,
                 Ok(segment) => self.segment(&segment, time_ns, out),
                 Err(loss) => self.losses.add(loss, 1),
             },
-            Transport::Udp(packet) => match datagrams::datagram(&packet) {
+            Transport::Udp(packet) => match datagrams::datagram(&packet, interface) {
+                Ok(datagram) if !self.is_wanted(datagram.source, datagram.destination) => self.others += 1,
                 Ok(datagram) => {
                     self.datagrams += 1;
                     self.conversations.datagram(&datagram, time_ns, &mut self.counter, &self.limits, &mut self.losses, out);
@@ -153,7 +196,7 @@ impl Reassembler {
                 if let Some(datagram) = datagram {
                     match ip::parse_datagram(key, datagram.next_header, &datagram.captured, datagram.length) {
                         // A datagram is put together once: this does not come here again.
-                        Ok(transport) => self.transport(transport, time_ns, out),
+                        Ok(transport) => self.transport(transport, interface, time_ns, out),
                         Err(loss) => self.losses.add(loss, 1),
                     }
                 }
@@ -197,13 +240,17 @@ impl Reassembler {
         }
         let now_ns = self.now_ns;
         let limits = self.limits;
-        self.next_sweep_ns = now_ns.saturating_add(limits.lingering_ns.min(limits.hole_wait_ns).min(limits.idle_ns) / 4);
+        let mut rest_ns = limits.lingering_ns.min(limits.hole_wait_ns).min(limits.idle_ns) / 4;
+        if limits.acked_hole_wait_ns > 0 {
+            rest_ns = rest_ns.min(limits.acked_hole_wait_ns.max(SWEEP_NS));
+        }
+        self.next_sweep_ns = now_ns.saturating_add(rest_ns);
         self.conversations.expire(now_ns);
         let mut due: Vec<(u64, Key, bool)> = Vec::new();
         for (&key, connection) in &self.connections {
             let silent_ns = now_ns.saturating_sub(connection.last_ns);
             let gone = silent_ns >= if connection.is_open() { limits.idle_ns } else { limits.lingering_ns };
-            if gone || connection.pending_bytes() > 0 {
+            if gone || connection.is_waiting() {
                 due.push((connection.id.0, key, gone));
             }
         }
@@ -216,7 +263,7 @@ impl Reassembler {
                 connection.close(CloseReason::Unknown, now_ns, &mut self.losses, out);
                 self.connections.remove(&key);
             } else {
-                connection.expire(now_ns, limits.hole_wait_ns, &mut self.losses, out);
+                connection.expire(now_ns, &limits, &mut self.losses, out);
                 self.pending_bytes += connection.pending_bytes();
             }
         }

@@ -9,7 +9,8 @@ use super::{load::Flavour, transport::Transport, verdicts::Verified};
 /// How a family of hooks was loaded, and what became of its programs.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    pub flavour: Flavour,
+    /// `None`: its programs have one form only.
+    pub flavour: Option<Flavour>,
     pub transport: Transport,
     pub programs: Vec<(String, Health)>,
     /// What they cost the verifier, by program.

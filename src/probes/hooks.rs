@@ -21,10 +21,12 @@ pub enum HookFamily {
     Fentry,
     Kprobe,
     Syscalls,
+    /// Frames of network interfaces, chosen by name alone: what it sees is something else.
+    Packet,
 }
 
 impl HookFamily {
-    /// In the order of preference: the cheaper first, as measured (docs/kernels.md).
+    /// Those that see sockets, in the order of preference: the cheaper first, as measured (docs/kernels.md).
     pub const ALL: [HookFamily; 4] = [HookFamily::Socket, HookFamily::Fentry, HookFamily::Syscalls, HookFamily::Kprobe];
 
     pub fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl HookFamily {
             HookFamily::Fentry => "fentry",
             HookFamily::Kprobe => "kprobe",
             HookFamily::Syscalls => "syscalls",
+            HookFamily::Packet => "packet",
         }
     }
 }
@@ -40,8 +43,6 @@ impl HookFamily {
 /// Why no hook family was chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("the hooks {0} are not available in this version")]
-    NotBuilt(&'static str),
     #[error("the hooks {family} cannot work on this host: {}", .missing.join(", "))]
     Missing { family: &'static str, missing: Vec<String> },
     #[error("{}", .0.join("; "))]
@@ -60,7 +61,7 @@ pub fn choose_hooks(features: &Features, wanted: Hooks, transport: config::Trans
         Hooks::Syscalls => HookFamily::Syscalls,
         Hooks::Fentry => HookFamily::Fentry,
         Hooks::Kprobe => HookFamily::Kprobe,
-        Hooks::Packet => return Err(Refusal::NotBuilt("packet")),
+        Hooks::Packet => HookFamily::Packet,
     };
     let missing = missing(features, family, transport);
     if missing.is_empty() { Ok(vec![family]) } else { Err(Refusal::Missing { family: family.name(), missing }) }
@@ -93,6 +94,21 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
             missing.push(what.to_owned());
         }
     };
+    if family == HookFamily::Packet {
+        // A socket filter reads no memory of the kernel: neither its types nor CAP_PERFMON are asked for.
+        need(features.grant("CAP_BPF") != Grant::Missing, "CAP_BPF (or CAP_SYS_ADMIN)");
+        need(features.grant("CAP_NET_RAW") != Grant::Missing, "CAP_NET_RAW");
+        need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
+        return missing;
+    }
+    need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
+    if family == HookFamily::Packet {
+        // A socket filter reads no memory of the kernel: neither its types nor CAP_PERFMON are asked for.
+        need(features.grant("CAP_BPF") != Grant::Missing, "CAP_BPF (or CAP_SYS_ADMIN)");
+        need(features.grant("CAP_NET_RAW") != Grant::Missing, "CAP_NET_RAW");
+        need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
+        return missing;
+    }
     for capability in ["CAP_BPF", "CAP_PERFMON"] {
         need(features.grant(capability) != Grant::Missing, &format!("{capability} (or CAP_SYS_ADMIN)"));
     }
@@ -100,7 +116,6 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
     need(features.lockdown != "confidentiality", "a kernel that is not locked down for confidentiality");
     need(version(&features.kernel) >= OLDEST, "Linux 5.4 or later");
     need(features.btf != BtfSource::None, "the kernel's types (BTF), its own, from a file or from an archive");
-    need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
     // The verifier knows what arguments of functions and what a task's registers are from the running kernel's own types alone.
     let own_types = || matches!(features.btf, BtfSource::Kernel | BtfSource::None);
     match family {
@@ -113,7 +128,7 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
             need(features.function_exits != Some(false), "programs at the end of kernel functions (BPF trampolines)");
         }
         HookFamily::Kprobe => need(features.kprobes != Some(false), "kprobes"),
-        HookFamily::Syscalls => {}
+        HookFamily::Syscalls | HookFamily::Packet => {}
     }
     if features.btf == BtfSource::None {
         return missing;
@@ -149,12 +164,12 @@ pub struct Way {
 impl Way {
     /// `ring_bytes`: of the ring, or of all perf buffers together.
     pub fn new(features: &Features, family: HookFamily, transport: config::Transport, ring_bytes: u32) -> Self {
-        let ring = transport == config::Transport::Ring || (transport == config::Transport::Auto && features.ring_buffer != Some(false));
-        let typed = ring && features.takes_typed_programs();
+        let transport = Transport::choose(transport, features.ring_buffer != Some(false), ring_bytes);
+        let typed = transport == Transport::Ring && features.takes_typed_programs();
         Self {
             family,
             flavours: if typed { vec![Flavour::Typed, Flavour::Plain] } else { vec![Flavour::Plain] },
-            transport: if ring { Transport::Ring } else { Transport::Perf { buffer_bytes: buffer_bytes(ring_bytes) } },
+            transport,
             absent: programs::of_family(family).filter(|program| !features.has_hook(program.hook)).map(|program| program.name).collect(),
             recv_nonblock: features.recv_nonblock,
             btf: match &features.btf {
@@ -165,13 +180,6 @@ impl Way {
             },
         }
     }
-}
-
-/// Of one CPU's perf buffer: its share, and room for several of the largest records.
-fn buffer_bytes(ring_bytes: u32) -> u32 {
-    const LEAST: u32 = 256 << 10;
-    let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1).max(1) as u32;
-    (ring_bytes / cpus.next_power_of_two()).max(LEAST)
 }
 
 #[cfg(test)]
@@ -247,6 +255,17 @@ mod tests {
         features.set_tracepoint("tcp_destroy_sock", false);
         let refusal = choose(&features, Hooks::Auto).unwrap_err().to_string();
         assert_eq!(refusal, "this host lacks the tracepoint tcp_destroy_sock; socket lacks the tracepoint sock_send_length");
+    }
+
+    #[test]
+    fn frames_need_neither_types_nor_a_new_kernel_but_the_right_to_see_them() {
+        let mut features = complete();
+        (features.btf, features.ring_buffer, features.task_btf) = (BtfSource::None, Some(false), Some(false));
+        features.lockdown = "confidentiality".to_owned();
+        assert_eq!(choose(&features, Hooks::Packet).unwrap(), [HookFamily::Packet]);
+        features.capabilities = vec!["CAP_BPF".to_owned()];
+        let refusal = choose(&features, Hooks::Packet).unwrap_err().to_string();
+        assert_eq!(refusal, "the hooks packet cannot work on this host: CAP_NET_RAW");
     }
 
     #[test]

@@ -16,7 +16,6 @@ use super::{
     features::{CgroupController, CgroupHierarchy},
     health::Health,
     hooks::{HookFamily, Way},
-    perf::PerfBuffers,
     programs::{self, Hook, Part, Program},
     transport::{Events, Transport, Wake},
     verdicts::{self, Verified},
@@ -120,7 +119,7 @@ impl Probes {
         let map = handle(&object, "events")?;
         let events = match options.way.transport {
             Transport::Ring => Events::Ring { map, wake: Wake::map(&handle(&object, ".data.wake")?)? },
-            Transport::Perf { buffer_bytes } => Events::Perf(PerfBuffers::new(&map, buffer_bytes)?),
+            Transport::Perf { buffer_bytes } => Events::Perf(Transport::open_buffers(&map, buffer_bytes)?),
         };
         let transport = options.way.transport;
         let mut probes = Self { links: Vec::new(), object, flavour, health: Vec::new(), transport, events: Some(events), verified };
@@ -208,21 +207,7 @@ impl Probes {
 
     /// What the kernel says of each loaded program.
     pub fn run_times(&self) -> Vec<RunTime> {
-        let loaded = self.object.progs_mut().filter(|program| program.autoload());
-        loaded
-            .filter_map(|program| {
-                let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
-                let number = |key: &str| fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
-                Some(RunTime {
-                    name: program.name().to_string_lossy().into_owned(),
-                    // Since 5.1.
-                    nanoseconds: number("run_time_ns:").unwrap_or(0),
-                    runs: number("run_cnt:").unwrap_or(0),
-                    // Since 5.12.
-                    missed: number("recursion_misses:").unwrap_or(0),
-                })
-            })
-            .collect()
+        self.object.progs_mut().filter(|program| program.autoload()).filter_map(|program| RunTime::of(&program)).collect()
     }
 }
 
@@ -235,6 +220,22 @@ pub struct RunTime {
     pub runs: u64,
     /// Runs left out because an interrupt came while the same program ran on the same CPU.
     pub missed: u64,
+}
+
+impl RunTime {
+    /// `None`: the program is not loaded.
+    pub(super) fn of(program: &ProgramMut<'_>) -> Option<Self> {
+        let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).ok()?;
+        let number = |key: &str| fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+        Some(Self {
+            name: program.name().to_string_lossy().into_owned(),
+            // Since 5.1.
+            nanoseconds: number("run_time_ns:").unwrap_or(0),
+            runs: number("run_cnt:").unwrap_or(0),
+            // Since 5.12.
+            missed: number("recursion_misses:").unwrap_or(0),
+        })
+    }
 }
 
 /// A map of a loaded object.

@@ -11,10 +11,11 @@ use nix::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         mman::{MapFlags, ProtFlags, mmap, munmap},
     },
+    unistd::{SysconfVar, sysconf},
 };
 
-use super::perf::{PerfBuffers, PerfReader};
-use crate::{event, skel::types};
+use super::{perf::PerfReader, perf_buffer::PerfBuffers};
+use crate::{config, event, skel::types};
 
 /// So many records at a time: under a load that never lets the ring run empty the reader has other things to do, too.
 pub const ROUND: usize = 16_384;
@@ -37,6 +38,31 @@ impl Transport {
             Transport::Perf { .. } => "perf",
         }
     }
+}
+
+impl Transport {
+    /// `ring_bytes`: of the ring, or of all perf buffers together.
+    pub fn choose(wanted: config::Transport, has_ring: bool, ring_bytes: u32) -> Self {
+        match wanted {
+            config::Transport::Ring => Transport::Ring,
+            config::Transport::Auto if has_ring => Transport::Ring,
+            _ => Transport::Perf { buffer_bytes: buffer_bytes(ring_bytes, libbpf_rs::num_possible_cpus().unwrap_or(1)) },
+        }
+    }
+
+    /// Opens the reading end of perf buffers: from here on records find room.
+    pub(super) fn open_buffers(map: &MapHandle, buffer_bytes: u32) -> Result<PerfBuffers> {
+        /// A CPU that has written so many records wakes the reader.
+        const WAKE_AFTER: u32 = 256;
+        let page_size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
+        PerfBuffers::new(map, (buffer_bytes as usize / page_size).max(1), WAKE_AFTER)
+    }
+}
+
+/// Of one CPU's perf buffer, a power of two: its share, and room for several of the largest records.
+fn buffer_bytes(ring_bytes: u32, cpus: usize) -> u32 {
+    const LEAST: u32 = 256 << 10;
+    (ring_bytes / (cpus.max(1) as u32).next_power_of_two()).max(LEAST)
 }
 
 /// The records' map, as it is handed from the loader to the reader.
@@ -122,7 +148,7 @@ impl<'a> Reader<'a> {
     pub fn new(events: &'a mut Events, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
         Ok(match events {
             Events::Ring { map, wake } => Self::Ring(RingReader::new(map, wake, on_record)?),
-            Events::Perf(buffers) => Self::Perf(PerfReader::new(buffers, on_record)?),
+            Events::Perf(buffers) => Self::Perf(PerfReader::new(buffers, on_record)),
         })
     }
 
@@ -149,7 +175,7 @@ pub struct RingReader<'a> {
 }
 
 impl<'a> RingReader<'a> {
-    fn new(events: &'a MapHandle, wake: &'a Wake, mut on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
+    pub(super) fn new(events: &'a MapHandle, wake: &'a Wake, mut on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(events, move |record| {
@@ -165,12 +191,12 @@ impl<'a> RingReader<'a> {
         Ok(Self { ring, epoll, wake })
     }
 
-    fn consume(&self) -> Result<usize> {
+    pub(super) fn consume(&self) -> Result<usize> {
         let count = self.ring.consume_raw_n(ROUND);
         usize::try_from(count).map_err(|_| anyhow::anyhow!("reading the ring buffer: {}", std::io::Error::from_raw_os_error(-count)))
     }
 
-    fn sleep(&self, sleep: Sleep) -> Result<()> {
+    pub(super) fn sleep(&self, sleep: Sleep) -> Result<()> {
         let timeout = match sleep {
             Sleep::Moment(time) => {
                 self.wake.on_bytes();
@@ -193,11 +219,23 @@ impl<'a> RingReader<'a> {
 }
 
 /// Whether a wake-up came.
-pub(super) fn wait(epoll: &Epoll, time: Duration) -> Result<bool> {
+fn wait(epoll: &Epoll, time: Duration) -> Result<bool> {
     let timeout = EpollTimeout::try_from(time).unwrap_or(EpollTimeout::from(1000u16));
     match epoll.wait(&mut [EpollEvent::empty()], timeout) {
         Ok(count) => Ok(count > 0),
         Err(Errno::EINTR) => Ok(true),
         Err(error) => Err(error).context("waiting for events"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cpu_has_its_part_of_the_bytes() {
+        assert_eq!(buffer_bytes(8 << 20, 2), 4 << 20);
+        assert_eq!(buffer_bytes(8 << 20, 3), 2 << 20);
+        assert_eq!(buffer_bytes(64 << 10, 64), 256 << 10);
     }
 }

@@ -22,6 +22,8 @@ mod lifecycle;
 mod mysql;
 mod namespaces;
 mod nat;
+mod packet;
+mod packet_frames;
 mod postgresql;
 mod privileges;
 mod recording;

@@ -3,13 +3,14 @@
 mod datagrams;
 mod files;
 mod frames;
+mod interfaces;
 mod streams;
 
 use std::fmt::Write;
 
 use etherparse::PacketBuilder;
 
-use super::{Limits, LinkType, Loss, Reassembler};
+use super::{FrameHead, Limits, LinkType, Loss, Reassembler};
 use crate::{
     event::{Body, Event},
     model::{Direction, Role},
@@ -52,6 +53,10 @@ pub fn line(event: &Event<'_>) -> String {
         }
         ref other => panic!("frames make no {other:?}"),
     }
+}
+
+pub fn head(link: LinkType, time_ns: u64, original_len: usize) -> FrameHead {
+    FrameHead { link, interface: 0, time_ns, original_len: original_len as u32 }
 }
 
 fn role_name(role: Role) -> &'static str {
@@ -97,7 +102,7 @@ impl Wire {
     pub fn frame(&mut self, link: LinkType, frame: &[u8]) {
         self.time_ns += MILLISECOND;
         let lines = &mut self.lines;
-        self.reassembler.frame(link, self.time_ns, frame, frame.len() as u32, &mut |event| lines.push(line(&event)));
+        self.reassembler.frame(head(link, self.time_ns, frame.len()), frame, &mut |event| lines.push(line(&event)));
     }
 
     /// A frame of which only `captured` bytes are known.
@@ -105,7 +110,7 @@ impl Wire {
         self.time_ns += MILLISECOND;
         let lines = &mut self.lines;
         let bytes = &frame[..captured];
-        self.reassembler.frame(LinkType::Ethernet, self.time_ns, bytes, frame.len() as u32, &mut |event| lines.push(line(&event)));
+        self.reassembler.frame(head(LinkType::Ethernet, self.time_ns, frame.len()), bytes, &mut |event| lines.push(line(&event)));
     }
 
     /// The client's stream begins at 101, the server's at 501.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{ACK, Dice, FIN, MILLISECOND, RST, SECOND, SYN, Wire, tcp_header};
+use super::{ACK, Dice, FIN, MILLISECOND, RST, SECOND, SYN, Wire, head, tcp_header};
 use crate::packet::{Limits, LinkType, Loss};
 
 #[test]
@@ -360,7 +360,7 @@ fn bytes_are_never_dated_before_those_in_front_of_them() {
     for (sequence, payload) in [(104, b"def"), (101, b"abc")] {
         let frame = wire.build(true, ACK, sequence, 501, payload);
         wire.time_ns += MILLISECOND;
-        wire.reassembler.frame(LinkType::Ethernet, wire.time_ns, &frame, frame.len() as u32, &mut |event| {
+        wire.reassembler.frame(head(LinkType::Ethernet, wire.time_ns, frame.len()), &frame, &mut |event| {
             times.push(event.header.time_ns - begin);
         });
     }
@@ -399,7 +399,7 @@ proptest! {
         for (start, end) in segments {
             let frame = wire.build(true, ACK, isn.wrapping_add(1 + start as u32), 501, &stream[start..end]);
             wire.time_ns += 1;
-            wire.reassembler.frame(LinkType::Ethernet, wire.time_ns, &frame, frame.len() as u32, &mut |event| {
+            wire.reassembler.frame(head(LinkType::Ethernet, wire.time_ns, frame.len()), &frame, &mut |event| {
                 if let crate::event::Body::Data { offset, payload, size, .. } = event.body {
                     assert_eq!((offset as usize, size as usize), (seen.len(), payload.len()));
                     seen.extend_from_slice(payload);
@@ -442,7 +442,7 @@ proptest! {
                 continue;
             }
             wire.time_ns += MILLISECOND;
-            wire.reassembler.frame(LinkType::Ethernet, wire.time_ns, &frame, frame.len() as u32, &mut |event| match event.body {
+            wire.reassembler.frame(head(LinkType::Ethernet, wire.time_ns, frame.len()), &frame, &mut |event| match event.body {
                 crate::event::Body::Data { offset, payload, .. } => {
                     assert!(offset >= expected_at, "pieces overlap");
                     assert_eq!(payload, &stream[offset as usize..offset as usize + payload.len()]);
