@@ -13,6 +13,7 @@
 #define REMORA_COMPAT_H
 
 #include <bpf/bpf_core_read.h>
+#include "settings.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -59,6 +60,70 @@
 #define GLOBAL_FUNCTION __weak __noinline
 #define STEP static __always_inline
 
+#endif
+
+/*
+ * From 7.0 on (a46023d5616e "tracing: Guard __DECLARE_TRACE() use of
+ * __DO_TRACE_CALL() with SRCU-fast") a tracepoint lets the task be preempted
+ * while it runs our program. Perf's way to the same tracepoints does not
+ * (perf_trace_*), and hands over a struct instead of typed arguments. Kernels
+ * without `srcu_ctr` (6.15) do not even look at that way. These two read the
+ * first argument, a pointer to a kernel object, and another one.
+ */
+#define BY_PERF (bpf_core_type_exists(struct srcu_ctr) && settings.processor_holder == HELD_BY_PERF)
+/* clang joins two loads into one from a computed place, which the verifier refuses of a context. */
+#define KEEP_APART(value) asm volatile("" : "+r"(value))
+#ifdef REMORA_PLAIN
+#define KERNEL_OBJECT(ptr, type) ((type *)(ptr))
+#else
+#define KERNEL_OBJECT(ptr, type) bpf_core_cast((ptr), type)
+#endif
+#define TRACED_OBJECT(ctx, event_type, event_field, type)                                         \
+	({                                                                                        \
+		type *object_;                                                                    \
+                                                                                                  \
+		if (BY_PERF) {                                                                    \
+			object_ = KERNEL_OBJECT(((struct event_type *)(ctx))->event_field, type); \
+			KEEP_APART(object_);                                                      \
+		} else {                                                                          \
+			object_ = (type *)*(__u64 *)(ctx);                                        \
+			KEEP_APART(object_);                                                      \
+		}                                                                                 \
+		object_;                                                                          \
+	})
+#define TRACED_NUMBER(ctx, event_type, event_field, place)                   \
+	({                                                                   \
+		typeof(((struct event_type *)0)->event_field) number_;       \
+                                                                             \
+		if (BY_PERF) {                                               \
+			number_ = ((struct event_type *)(ctx))->event_field; \
+			KEEP_APART(number_);                                 \
+		} else {                                                     \
+			number_ = ((__u64 *)(ctx))[place];                   \
+			KEEP_APART(number_);                                 \
+		}                                                            \
+		number_;                                                     \
+	})
+
+/* Between these two no other task of this processor gets in. A call of them that the kernel lacks is removed at load. */
+#ifdef REMORA_PLAIN
+#define hold_processor()
+#define release_processor()
+#else
+void bpf_preempt_disable(void) __ksym __weak; /* 6.10 */
+void bpf_preempt_enable(void) __ksym __weak;
+
+static __always_inline void hold_processor(void)
+{
+	if (settings.processor_holder == HELD_BY_PROGRAM)
+		bpf_preempt_disable();
+}
+
+static __always_inline void release_processor(void)
+{
+	if (settings.processor_holder == HELD_BY_PROGRAM)
+		bpf_preempt_enable();
+}
 #endif
 
 /*

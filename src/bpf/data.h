@@ -334,10 +334,17 @@ STEP bool note_call(void *ctx, struct scratch *scratch)
 			return false;
 		}
 	}
-	/* TCP Fast Open: data before there is a connection */
 	if (!conn->id) {
-		count(STAT_UNREAD);
-		return false;
+		/* TCP Fast Open: data before there is a connection */
+		if (LOAD(sk, __sk_common.skc_state) == TCP_SYN_SENT) {
+			count(STAT_UNREAD);
+			return false;
+		}
+		/* the kernel left on_set_state out when it was made */
+		bpf_map_delete_elem(&conns, &key);
+		conn = adopt(scratch);
+		if (!conn || conn->flags & CONN_IGNORED)
+			return false;
 	}
 	known = conn->flags & CONN_ANNOUNCED;
 	/* a client's process is known, but not yet judged */

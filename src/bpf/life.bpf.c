@@ -9,8 +9,11 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 static __always_inline void on_connect(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
+	struct conn *known = bpf_map_lookup_elem(&conns, &key);
 	struct conn conn = {};
 
+	if (known && !known->id)
+		return; /* on_set_state was not missed */
 	conn.role = ROLE_CLIENT;
 	conn.start_ns = bpf_ktime_get_ns();
 	read_process(&conn);
@@ -27,7 +30,7 @@ static __always_inline void on_connected(void *ctx, struct sock *sk)
 	__u64 now = bpf_ktime_get_ns();
 	struct conn *conn = bpf_map_lookup_elem(&conns, &key);
 
-	if (!conn || conn->flags & CONN_IGNORED)
+	if (!conn || conn->id || conn->flags & CONN_IGNORED)
 		return;
 	read_tuple(&conn->tuple, sk);
 	read_bases(conn, sk);
@@ -46,6 +49,8 @@ static __always_inline void on_accepted(struct sock *sk)
 	__u64 key = (__u64)sk;
 	struct conn conn = {};
 
+	if (bpf_map_lookup_elem(&conns, &key))
+		return; /* on_set_state was not missed */
 	conn.role = ROLE_SERVER;
 	conn.start_ns = bpf_ktime_get_ns();
 	read_tuple(&conn.tuple, sk);
@@ -171,14 +176,14 @@ static __always_inline void report_listen(void *ctx, struct sock *sk, __u8 flags
 	event_submit(ctx, event);
 }
 
-TRACEPOINT(inet_sock_set_state)
-int BPF_PROG(on_set_state, struct sock *sk, int old_state, int new_state)
+/* Done twice it is as good as done once, but for what is told of listeners. */
+static __always_inline void on_state(void *ctx, struct sock *sk, int old_state, int new_state, bool again)
 {
 	__u64 key = (__u64)sk;
 	struct conn *conn;
 
 	if (!is_tcp(sk))
-		return 0;
+		return;
 	switch (new_state) {
 	case TCP_SYN_SENT:
 		on_connect(sk);
@@ -196,15 +201,52 @@ int BPF_PROG(on_set_state, struct sock *sk, int old_state, int new_state)
 			conn->first_fin = new_state == TCP_FIN_WAIT1 ? FIN_LOCAL : FIN_REMOTE;
 		break;
 	case TCP_LISTEN:
-		report_listen(ctx, sk, 0);
+		if (!again)
+			report_listen(ctx, sk, 0);
 		break;
 	case TCP_CLOSE:
-		if (old_state == TCP_LISTEN)
-			report_listen(ctx, sk, EVENT_CLOSED);
-		else
+		if (old_state != TCP_LISTEN)
 			on_closed(ctx, sk, old_state);
+		else if (!again)
+			report_listen(ctx, sk, EVENT_CLOSED);
 		break;
 	}
+}
+
+TRACEPOINT(inet_sock_set_state)
+int BPF_PROG(on_set_state, struct sock *sk, int old_state, int new_state)
+{
+	on_state(ctx, sk, old_state, new_state, false);
+	return 0;
+}
+
+/*
+ * Where a tracepoint does not hold the processor on_set_state is left out when
+ * a task was preempted in it, this one when it interrupts a data program: perf
+ * runs one at a time. Whichever comes finds what the other has done.
+ */
+SEC("tracepoint/sock/inet_sock_set_state")
+int on_set_state_again(struct trace_event_raw_inet_sock_set_state *event)
+{
+	struct sock *sk = KERNEL_OBJECT(event->skaddr, struct sock);
+
+	on_state(event, sk, event->oldstate, event->newstate, true);
+	return 0;
+}
+
+/*
+ * User space reads `conns` through this where perf runs the data programs
+ * (HELD_BY_PERF): the system call that reads a batch keeps them all off its
+ * processor while it goes through the table, its empty places included, and
+ * may be preempted in there.
+ */
+SEC("iter/bpf_map_elem")
+int walk_conns(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct conn *conn = ctx->value;
+
+	if (conn)
+		bpf_seq_write(ctx->meta->seq, conn, sizeof(*conn));
 	return 0;
 }
 

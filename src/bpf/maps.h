@@ -182,8 +182,8 @@ struct call {
  * ring: ring records are reserved in constant sizes only. What is large is
  * here as well and not on the stack, of which a program and all that it calls
  * have 512 bytes together before the private stacks of 6.13; tests/programs.rs
- * adds them up. The data hooks run with preemption off and none of them
- * interrupts another; no other program may use this. Twice CAPTURE_MAX, because the
+ * adds them up. The data hooks run with preemption off
+ * (settings.processor_holder) and none of them interrupts another; no other program may use this. Twice CAPTURE_MAX, because the
  * verifier bounds offset and length one by one.
  */
 struct scratch {

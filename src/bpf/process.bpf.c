@@ -87,3 +87,4 @@ enum close_reason any_reason;
 enum tally any_stat;
 enum wake any_wake;
 enum cgroup_controller any_controller;
+enum processor_holder any_holder;

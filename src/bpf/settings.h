@@ -63,6 +63,17 @@ enum cgroup_controller {
 	CGROUP_DEVICES = 3,
 };
 
+/*
+ * Who keeps the processor for a data program while it runs. Somebody must: a
+ * program that another task of the same processor finds half done is left out
+ * there, and two of them would write to one scratch.
+ */
+enum processor_holder {
+	HELD_BY_TRACEPOINT = 0, /* before 7.0, and where the kernel cannot be preempted */
+	HELD_BY_PERF = 1,	/* the same tracepoints by way of perf */
+	HELD_BY_PROGRAM = 2,	/* nobody but ourselves, too late and not long enough: runs are left out */
+};
+
 struct settings {
 	__u32 own_pid;		/* the agent: never watched */
 	__u32 own_netns;	/* with own_port: the agent's HTTP listener */
@@ -78,7 +89,8 @@ struct settings {
 	__u64 wake_bytes;	/* waiting bytes in the ring that wake a sleeping reader */
 	__u8 perf_buffer;	/* `events` is a perf buffer although the kernel has ring buffers */
 	__u8 recv_nonblock; /* functions that receive have an argument `nonblock` before `flags` (before 5.19, ec095263a965) */
-	__u8 _pad[6];
+	__u8 processor_holder; /* enum processor_holder */
+	__u8 _pad[5];
 };
 
 const volatile struct settings settings __weak SEC(".rodata.settings") = {

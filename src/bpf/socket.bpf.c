@@ -181,39 +181,55 @@ static __always_inline void on_socket(void *ctx, struct sock *sk, int size, int 
  * whenever a program took bytes out of the receive queue. Every receive fires
  * it, so all others must leave at once.
  */
-TRACEPOINT(tcp_rcv_space_adjust)
-int BPF_PROG(on_taken, struct sock *sk)
+static __always_inline void on_spliced(void *ctx, struct sock *sk)
 {
-	struct pt_regs *regs = callers_registers();
 	struct scratch *scratch;
 	__u64 key = (__u64)sk;
-	struct conn *conn;
+	struct conn *conn = bpf_map_lookup_elem(&conns, &key);
 	__s32 size;
 
-	if (SYSCALL_NR(regs) != NR_SPLICE)
-		return 0;
-	conn = bpf_map_lookup_elem(&conns, &key);
 	if (!conn)
-		return 0;
+		return;
 	size = sequence_of(sk, false) - (conn->flows[0].base + (__u32)conn->flows[0].position);
 	if (size <= 0)
-		return 0;
+		return;
 	scratch = begin_call(key, size, false);
 	if (scratch)
 		on_data(ctx, scratch);
+}
+
+TRACEPOINT(tcp_rcv_space_adjust)
+int on_taken(void *ctx)
+{
+	if (SYSCALL_NR(callers_registers()) != NR_SPLICE)
+		return 0;
+	hold_processor();
+	on_spliced(ctx, TRACED_OBJECT(ctx, trace_event_raw_tcp_event_sk, skaddr, struct sock));
+	release_processor();
 	return 0;
 }
 
-TRACEPOINT(sock_send_length)
-int BPF_PROG(on_sock_send, struct sock *sk, int size, int flags)
+static __always_inline void on_moved(void *ctx, bool sent)
 {
-	on_socket(ctx, sk, size, flags, true);
+	struct sock *sk = TRACED_OBJECT(ctx, trace_event_raw_sock_msg_length, sk, struct sock);
+	int size = TRACED_NUMBER(ctx, trace_event_raw_sock_msg_length, ret, 1);
+	int flags = TRACED_NUMBER(ctx, trace_event_raw_sock_msg_length, flags, 2);
+
+	hold_processor();
+	on_socket(ctx, sk, size, flags, sent);
+	release_processor();
+}
+
+TRACEPOINT(sock_send_length)
+int on_sock_send(void *ctx)
+{
+	on_moved(ctx, true);
 	return 0;
 }
 
 TRACEPOINT(sock_recv_length)
-int BPF_PROG(on_sock_recv, struct sock *sk, int size, int flags)
+int on_sock_recv(void *ctx)
 {
-	on_socket(ctx, sk, size, flags, false);
+	on_moved(ctx, false);
 	return 0;
 }

@@ -167,8 +167,7 @@ static __noinline void on_udp(void *ctx, struct scratch *scratch, struct pt_regs
 	on_datagram(HAND_OVER(ctx), scratch);
 }
 
-TRACEPOINT(sys_exit)
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+static __always_inline void on_exit_of(void *ctx, struct pt_regs *regs, long ret)
 {
 	struct scratch *scratch;
 	struct found found = {};
@@ -176,8 +175,6 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	__u64 flags = 0;
 	__u64 nr;
 
-	if (ret <= 0)
-		return 0;
 	nr = SYSCALL_NR(regs);
 	switch (nr) {
 	case NR_WRITE:
@@ -200,10 +197,10 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		flags = SYSCALL_ARG3(regs);
 		break;
 	default:
-		return 0;
+		return;
 	}
 	if (!takes_bytes(flags))
-		return 0;
+		return;
 	if (nr == NR_SPLICE) {
 		found.sk = find_spliced(regs, &sent);
 		found.protocol = found.sk ? IPPROTO_TCP : 0;
@@ -211,20 +208,20 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		found = find_socket(SYSCALL_ARG1(regs));
 	}
 	if (found.protocol != IPPROTO_TCP && found.protocol != IPPROTO_UDP)
-		return 0;
+		return;
 	scratch = begin_call(found.sk, ret, sent);
 	if (!scratch)
-		return 0;
+		return;
 	if (found.protocol == IPPROTO_UDP) {
 		scratch->call.inode = found.inode;
 		on_udp(ctx, scratch, regs);
-		return 0;
+		return;
 	}
 	switch (nr) {
 	case NR_SENDMMSG:
 	case NR_RECVMMSG:
 		on_mmsg(HAND_OVER(ctx), scratch, SYSCALL_ARG2(regs), ret);
-		return 0;
+		return;
 	case NR_SENDMSG:
 	case NR_RECVMSG:
 		read_msghdr(&scratch->call.data, SYSCALL_ARG2(regs));
@@ -244,5 +241,23 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	if (flags & MSG_TRUNC)
 		scratch->call.data = NO_USER_DATA;
 	on_call(HAND_OVER(ctx), scratch);
+}
+
+/* The registers of a task need types of the kernel, and so does what calls for them: kernels since 7.0 with types of their own. */
+TRACEPOINT(sys_exit)
+int on_sys_exit(void *ctx)
+{
+	long ret = TRACED_NUMBER(ctx, trace_event_raw_sys_exit, ret, 1);
+	struct pt_regs *regs;
+
+	if (ret <= 0)
+		return 0;
+	if (BY_PERF)
+		regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	else
+		regs = (struct pt_regs *)*(__u64 *)ctx;
+	hold_processor();
+	on_exit_of(ctx, regs, ret);
+	release_processor();
 	return 0;
 }

@@ -238,14 +238,19 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
 fn surroundings(features: &Features, findings: &mut Vec<Finding>) {
     let (state, found) = match &features.tracefs {
         Some(path) => (State::Ok, path.display().to_string()),
-        None if features.btf == BtfSource::Kernel => {
+        None if features.btf == BtfSource::Kernel && !features.preemptible_tracepoints => {
             (State::Ok, "not mounted or not readable; not needed, as the kernel has BTF".to_owned())
         }
         None => (State::Missing, "not mounted or not readable".to_owned()),
     };
     let remedy = "mount -t tracefs tracefs /sys/kernel/tracing; in a container: docker run \
                   -v /sys/kernel/tracing:/sys/kernel/tracing:ro, Kubernetes: the same as a hostPath volume";
-    push(findings, "Surroundings", "tracefs", state, &found, Some(("finding tracepoints without BTF", remedy)));
+    let cost = if features.preemptible_tracepoints {
+        "calls, and what was said in them, wherever tasks compete for a processor (Linux 7.0; they are counted as program_missed)"
+    } else {
+        "finding tracepoints without BTF"
+    };
+    push(findings, "Surroundings", "tracefs", state, &found, Some((cost, remedy)));
     let (state, found) = match (features.cgroups, features.cgroup_hierarchy.controller.version1_name()) {
         (Cgroups::None, _) => (State::Missing, "not mounted".to_owned()),
         _ if features.whole_cgroup_tree != Some(true) => (State::Missing, "only a container's own part of the tree".to_owned()),

@@ -15,7 +15,7 @@ use std::{
 use libbpf_rs::{
     btf::{
         Btf, ReferencesType,
-        types::{Func, FuncProto, Typedef},
+        types::{Func, FuncProto, Struct, Typedef, Var},
     },
     libbpf_sys::{self, bpf_func_id, bpf_map_type, bpf_prog_type},
 };
@@ -148,6 +148,10 @@ pub struct Features {
     pub task_btf: Option<bool>,
     /// `bpf_task_pt_regs` (Linux 5.15).
     pub task_pt_regs: Option<bool>,
+    /// A task can be preempted while a tracepoint runs our program for it (Linux 7.0, a46023d5616e, where RCU readers are preemptible).
+    pub preemptible_tracepoints: bool,
+    /// The same at the end of functions, for which it is enough that the kernel is preempted (PREEMPT, PREEMPT_RT).
+    pub preemptible_functions: bool,
     /// none, integrity, confidentiality, or unknown.
     pub lockdown: String,
     /// 0 allowed, 1 off until reboot, 2 off.
@@ -168,6 +172,14 @@ pub struct Features {
     pub reads_processes: Option<bool>,
     /// The socket of Docker or podman, where there is one.
     pub docker_socket: Option<PathBuf>,
+}
+
+/// Who keeps the processor for a data program while it runs. See `enum processor_holder` in `settings.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessorHolder {
+    Tracepoint,
+    Perf,
+    Program,
 }
 
 /// The tracepoints that hooks may use, and their folder in tracefs.
@@ -239,6 +251,8 @@ impl Features {
             atomic_fetch: None,
             task_btf: None,
             task_pt_regs: None,
+            preemptible_tracepoints: own.as_ref().is_some_and(preemptible_tracepoints),
+            preemptible_functions: own.as_ref().is_some_and(preemptible_tracepoints) || preemptible_kernel(),
             lockdown: lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
             unprivileged_bpf_disabled: number("/proc/sys/kernel/unprivileged_bpf_disabled"),
             bpf_stats_enabled: number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
@@ -284,6 +298,20 @@ impl Features {
         privileges::grant(&self.capabilities, capability)
     }
 
+    /// Who keeps the processor for the data programs of tracepoints. Perf's numbers of tracepoints are found in tracefs.
+    pub fn processor_holder(&self) -> ProcessorHolder {
+        match (self.preemptible_tracepoints, &self.tracefs) {
+            (false, _) => ProcessorHolder::Tracepoint,
+            (true, Some(_)) => ProcessorHolder::Perf,
+            (true, None) => ProcessorHolder::Program,
+        }
+    }
+
+    /// The group of a tracepoint of [`TRACEPOINTS`], its folder in tracefs.
+    pub fn tracepoint_group(name: &str) -> Option<&'static str> {
+        TRACEPOINTS.iter().find(|(_, known)| *known == name).map(|(group, _)| *group)
+    }
+
     /// The kernel takes the typed flavour of the programs, which is the cheaper one.
     pub fn takes_typed_programs(&self) -> bool {
         self.btf == BtfSource::Kernel && [self.ring_buffer, self.atomic_fetch, self.task_btf].iter().all(|there| *there != Some(false))
@@ -295,6 +323,7 @@ impl Features {
             Hook::Tracepoint(name) => self.has_tracepoint(name),
             Hook::FunctionExit(name) => self.functions.contains(name),
             Hook::Kprobe(_) | Hook::Kretprobe(_) => self.kprobes != Some(false),
+            Hook::PerfTracepoint(_) | Hook::Walk => self.processor_holder() == ProcessorHolder::Perf,
         }
     }
 
@@ -339,6 +368,32 @@ fn check_file(path: &Path, architecture: &str) -> Result<(), String> {
     let wrong = |error: &dyn std::fmt::Display| format!("reading the types of {}: {error}", path.display());
     let bytes = fs::read(path).map_err(|error| wrong(&error))?;
     btf::check(&bytes, Some(btf::architecture(architecture))).map(drop).map_err(|fault| wrong(&fault))
+}
+
+/// Told by what such kernels are made of: the SRCU domain of tracepoints, which older ones (before 6.13) had for something else and
+/// without the counters that make it fast (6.15); and the count of a task's RCU readers, without which these, programs among them, are
+/// not preempted anyway.
+fn preemptible_tracepoints(own: &Btf<'_>) -> bool {
+    own.type_by_name::<Var<'_>>("tracepoint_srcu_srcu_data").is_some()
+        && own.type_by_name::<Struct<'_>>("srcu_ctr").is_some()
+        && own
+            .type_by_name::<Struct<'_>>("task_struct")
+            .is_some_and(|task| task.iter().any(|member| member.name.is_some_and(|name| name == "rcu_read_lock_nesting")))
+}
+
+/// By `uname -v`, `#1 SMP PREEMPT_RT Debian …`; with PREEMPT_DYNAMIC by what was chosen at boot, which debugfs tells, or not.
+fn preemptible_kernel() -> bool {
+    let version = nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.version().to_string_lossy().into_owned());
+    let chosen = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
+    is_preemptible(&version, &chosen)
+}
+
+fn is_preemptible(version: &str, chosen: &str) -> bool {
+    version.split(' ').any(|word| match word {
+        "PREEMPT" | "PREEMPT_RT" => true,
+        "PREEMPT_DYNAMIC" => chosen.contains("(full)") || chosen.contains("(lazy)"),
+        _ => false,
+    })
 }
 
 /// libbpf answers 1 yes, 0 no, negative: could not be asked.
@@ -555,6 +610,8 @@ pub(crate) mod tests {
             atomic_fetch: Some(true),
             task_btf: Some(true),
             task_pt_regs: Some(true),
+            preemptible_tracepoints: false,
+            preemptible_functions: false,
             lockdown: "none".to_owned(),
             unprivileged_bpf_disabled: Some(2),
             bpf_stats_enabled: Some(false),
@@ -582,6 +639,16 @@ pub(crate) mod tests {
         assert_eq!(lockdown(Some("[none] integrity confidentiality\n")), "none");
         assert_eq!(lockdown(None), "none");
         assert_eq!(lockdown(Some("")), "unknown");
+    }
+
+    #[test]
+    fn a_kernel_that_is_preempted_says_so() {
+        assert!(is_preemptible("#1 SMP PREEMPT_RT Debian 6.1.158-1 (2025-11-09)", ""));
+        assert!(is_preemptible("#1 SMP PREEMPT Thu Jan 1 1970", ""));
+        assert!(is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1", "none voluntary full (lazy)\n"));
+        assert!(!is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", "none (voluntary) full\n"));
+        assert!(!is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", ""));
+        assert!(!is_preemptible("#1 SMP Debian 5.10.223-1", ""));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{
-    features::{BtfSource, Features, version},
+    features::{BtfSource, Features, ProcessorHolder, version},
     load::Flavour,
     privileges::Grant,
     programs::{self, Hook},
@@ -126,6 +126,10 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
         HookFamily::Fentry => {
             need(own_types(), "the running kernel's own BTF (/sys/kernel/btf/vmlinux)");
             need(features.function_exits != Some(false), "programs at the end of kernel functions (BPF trampolines)");
+            need(
+                !features.preemptible_functions,
+                "a kernel that lets such programs end (this one is preempted in them, and leaves the next task's out)",
+            );
         }
         HookFamily::Kprobe => need(features.kprobes != Some(false), "kprobes"),
         HookFamily::Syscalls | HookFamily::Packet => {}
@@ -137,7 +141,7 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
         match program.hook {
             Hook::Tracepoint(name) => need(features.has_tracepoint(name), &format!("the tracepoint {name}")),
             Hook::FunctionExit(name) => need(features.has_hook(program.hook), &format!("the function {name}")),
-            Hook::Kprobe(_) | Hook::Kretprobe(_) => {}
+            Hook::Kprobe(_) | Hook::Kretprobe(_) | Hook::PerfTracepoint(_) | Hook::Walk => {}
         }
     }
     missing
@@ -157,6 +161,7 @@ pub struct Way {
     pub absent: Vec<&'static str>,
     /// See [`Features::recv_nonblock`].
     pub recv_nonblock: bool,
+    pub holder: ProcessorHolder,
     /// Kernel types for field offsets, where the running kernel has none.
     pub btf: Option<PathBuf>,
 }
@@ -172,6 +177,7 @@ impl Way {
             transport,
             absent: programs::of_family(family).filter(|program| !features.has_hook(program.hook)).map(|program| program.name).collect(),
             recv_nonblock: features.recv_nonblock,
+            holder: features.processor_holder(),
             btf: match &features.btf {
                 BtfSource::File(path) => Some(path.clone()),
                 // `features` keeps the file alive.

@@ -8,12 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenMapMut, OpenObject, ProgramMut};
+use libbpf_rs::{
+    Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenMapMut, OpenObject, ProgramMut, ProgramType, TracepointCategory,
+};
 use nix::errno::Errno;
 use serde::Serialize;
 
 use super::{
-    features::{CgroupController, CgroupHierarchy},
+    features::{CgroupController, CgroupHierarchy, Features, ProcessorHolder},
     health::Health,
     hooks::{HookFamily, Way},
     programs::{self, Hook, Part, Program},
@@ -81,6 +83,7 @@ pub struct Probes {
     health: Vec<(String, Health)>,
     transport: Transport,
     events: Option<Events>,
+    holder: ProcessorHolder,
     verified: BTreeMap<String, Verified>,
 }
 
@@ -122,7 +125,16 @@ impl Probes {
             Transport::Perf { buffer_bytes } => Events::Perf(Transport::open_buffers(&map, buffer_bytes)?),
         };
         let transport = options.way.transport;
-        let mut probes = Self { links: Vec::new(), object, flavour, health: Vec::new(), transport, events: Some(events), verified };
+        let mut probes = Self {
+            links: Vec::new(),
+            object,
+            flavour,
+            health: Vec::new(),
+            transport,
+            events: Some(events),
+            holder: options.way.holder,
+            verified,
+        };
         probes.attach(options, &refused)?;
         Ok(probes)
     }
@@ -137,8 +149,9 @@ impl Probes {
                 Health::Failed(refused.why.clone())
             } else {
                 let Some(loaded) = loaded.get(OsStr::new(name)) else { bail!("the object has no program {name}") };
-                match attach(program, loaded) {
-                    Ok(link) => {
+                match attach(program, loaded, options.way.holder) {
+                    Ok(None) => Health::Attached,
+                    Ok(Some(link)) => {
                         self.links.push(link);
                         Health::Attached
                     }
@@ -149,7 +162,7 @@ impl Probes {
             };
             if let Health::Failed(why) = &health {
                 let cost = match program.part {
-                    Part::Life | Part::Data(_) => "what it would see is missed",
+                    Part::Life | Part::Data(_) | Part::Reading => "what it would see is missed",
                     Part::Processes => "processes are named by /proc alone",
                     Part::Groups => "containers that are gone when they are looked for have no name",
                 };
@@ -189,11 +202,15 @@ impl Probes {
     }
 
     pub fn table(&self) -> Result<super::table::ConnectionTable> {
-        Ok(super::table::ConnectionTable::new(handle(&self.object, "conns")?))
+        let map = handle(&self.object, "conns")?;
+        let walk = self.object.progs_mut().find(|program| program.name() == "walk_conns" && program.autoload());
+        let walk = walk.map(|program| program.attach_iter(map.as_fd())).transpose().context("attaching walk_conns")?;
+        Ok(super::table::ConnectionTable::new(map, walk))
     }
 
     pub fn wishes(&self) -> Result<super::table::Wishes> {
-        Ok(super::table::Wishes::new(handle(&self.object, "wishes")?))
+        let map = handle(&self.object, "wishes")?;
+        if self.holder == ProcessorHolder::Perf { super::table::Wishes::mapped(&map) } else { Ok(super::table::Wishes::new(map)) }
     }
 
     /// The control groups that are ignored; has a say where [`LoadOptions::filter_cgroups`] was set.
@@ -207,7 +224,15 @@ impl Probes {
 
     /// What the kernel says of each loaded program.
     pub fn run_times(&self) -> Vec<RunTime> {
-        self.object.progs_mut().filter(|program| program.autoload()).filter_map(|program| RunTime::of(&program)).collect()
+        let loaded = self.object.progs_mut().filter(|program| program.autoload());
+        let mut run_times: Vec<_> = loaded.filter_map(|program| RunTime::of(&program)).collect();
+        // These two stand in for each other, so at most as many were missed as the luckier one missed.
+        let place = |name: &str| run_times.iter().position(|run_time: &RunTime| run_time.name == name);
+        if let (Some(first), Some(again)) = (place("on_set_state"), place("on_set_state_again")) {
+            run_times[first].missed = run_times[first].missed.min(run_times[again].missed);
+            run_times[again].missed = 0;
+        }
+        run_times
     }
 }
 
@@ -218,7 +243,7 @@ pub struct RunTime {
     /// Zero, like `runs`, unless `kernel.bpf_stats_enabled` is set.
     pub nanoseconds: u64,
     pub runs: u64,
-    /// Runs left out because an interrupt came while the same program ran on the same CPU.
+    /// Runs left out because an interrupt, or the next task after a preemption, came while the same program ran on the same CPU.
     pub missed: u64,
 }
 
@@ -284,8 +309,21 @@ fn load_object(options: &LoadOptions, flavour: Flavour) -> Result<Loaded> {
     }
 }
 
-fn attach(program: &Program, loaded: &ProgramMut<'_>) -> libbpf_rs::Result<Link> {
-    match program.hook {
+/// Whether perf runs it instead of its tracepoint.
+fn goes_by_perf(program: &Program, holder: ProcessorHolder) -> bool {
+    holder == ProcessorHolder::Perf && matches!((program.part, program.hook), (Part::Data(_), Hook::Tracepoint(_)))
+}
+
+/// `None`: whoever reads starts it.
+fn attach(program: &Program, loaded: &ProgramMut<'_>, holder: ProcessorHolder) -> libbpf_rs::Result<Option<Link>> {
+    let by_perf = |name: &str| {
+        let group = Features::tracepoint_group(name).unwrap_or_default();
+        loaded.attach_tracepoint(TracepointCategory::Custom(group.to_owned()), name)
+    };
+    let link = match program.hook {
+        Hook::Tracepoint(name) if goes_by_perf(program, holder) => by_perf(name),
+        Hook::PerfTracepoint(name) => by_perf(name),
+        Hook::Walk => return Ok(None),
         Hook::Tracepoint(_) | Hook::FunctionExit(_) => loaded.attach(),
         Hook::Kretprobe(function) => loaded.attach_kprobe(true, function),
         Hook::Kprobe(functions) => {
@@ -298,19 +336,26 @@ fn attach(program: &Program, loaded: &ProgramMut<'_>) -> libbpf_rs::Result<Link>
             }
             outcome
         }
-    }
+    };
+    link.map(Some)
 }
 
 fn configure(open: &mut OpenObject, options: &LoadOptions, refused: &[Refused]) -> Result<()> {
     /// BPF_LOG_STATS of the kernel's include/linux/bpf_verifier.h; since 5.2.
     const LOG_STATS: u32 = 4;
+    /// Of the kernel's include/uapi/linux/bpf.h.
+    const BPF_F_MMAPABLE: u32 = 1 << 10;
     for mut program in open.progs_mut() {
         if options.measure {
             program.set_log_level(LOG_STATS);
         }
         let name = program.name().to_string_lossy().into_owned();
-        let wanted = programs::of_family(options.way.family).any(|program| program.name == name);
-        program.set_autoload(wanted && !options.way.absent.contains(&&*name) && refused.iter().all(|refused| refused.program != name));
+        let known = programs::of_family(options.way.family).find(|program| program.name == name);
+        let refused = refused.iter().any(|refused| refused.program == name);
+        program.set_autoload(known.is_some() && !options.way.absent.contains(&&*name) && !refused);
+        if known.is_some_and(|known| goes_by_perf(known, options.way.holder)) {
+            program.set_prog_type(ProgramType::Tracepoint);
+        }
     }
     let cpus = libbpf_rs::num_possible_cpus().context("counting CPUs")? as u32;
     for mut map in open.maps_mut() {
@@ -320,6 +365,9 @@ fn configure(open: &mut OpenObject, options: &LoadOptions, refused: &[Refused]) 
             "events" if options.way.transport != Transport::Ring => {
                 let flip = [map.set_type(MapType::PerfEventArray), map.set_key_size(4), map.set_value_size(4)];
                 flip.into_iter().collect::<Result<(), _>>().context("making a perf buffer of the ring")?;
+            }
+            "wishes" if options.way.holder == ProcessorHolder::Perf => {
+                map.set_map_flags(BPF_F_MMAPABLE).context("making the wishes map one for direct writing")?;
             }
             "mmsg" => map.set_autocreate(options.way.family == HookFamily::Socket).context("leaving out the message map")?,
             "calls" => map.set_autocreate(options.way.family == HookFamily::Kprobe).context("leaving out the call map")?,
@@ -356,6 +404,12 @@ fn write_settings(map: &mut OpenMapMut<'_>, options: &LoadOptions) -> Result<()>
     settings.wake_bytes = u64::from(options.ring_bytes / 8);
     settings.perf_buffer = (options.way.transport != Transport::Ring).into();
     settings.recv_nonblock = options.way.recv_nonblock.into();
+    settings.processor_holder = match options.way.holder {
+        ProcessorHolder::Tracepoint => types::processor_holder::HELD_BY_TRACEPOINT,
+        ProcessorHolder::Perf => types::processor_holder::HELD_BY_PERF,
+        ProcessorHolder::Program => types::processor_holder::HELD_BY_PROGRAM,
+    }
+    .0 as u8;
     Ok(())
 }
 

@@ -23,6 +23,8 @@ pub enum Part {
     Groups,
     /// What goes through sockets.
     Data(HookFamily),
+    /// Nothing by itself: the reader starts it.
+    Reading,
 }
 
 /// Where a program is attached.
@@ -36,14 +38,18 @@ pub enum Hook {
     Kprobe(&'static [&'static str]),
     /// The end of a kernel function.
     Kretprobe(&'static str),
+    /// A tracepoint by way of perf, beside the typed program there; see `enum processor_holder` in `settings.h`.
+    PerfTracepoint(&'static str),
+    /// An iterator over the connections, where a system call must not go through them.
+    Walk,
 }
 
 const fn program(name: &'static str, part: Part, hook: Hook, required: bool) -> Program {
     Program { name, part, hook, required }
 }
 
-use Hook::{FunctionExit, Kprobe, Kretprobe, Tracepoint};
-use Part::{Data, Groups, Life, Processes};
+use Hook::{FunctionExit, Kprobe, Kretprobe, PerfTracepoint, Tracepoint, Walk};
+use Part::{Data, Groups, Life, Processes, Reading};
 
 const SOCKET: Part = Data(HookFamily::Socket);
 const FENTRY: Part = Data(HookFamily::Fentry);
@@ -52,7 +58,9 @@ const SYSCALLS: Part = Data(HookFamily::Syscalls);
 
 /// In the order in which they are attached: life before data, so that a connection opened in between is not taken for an old one, and ends
 /// before begins, so that no begin waits for an end in vain.
-pub const PROGRAMS: [Program; 34] = [
+pub const PROGRAMS: [Program; 36] = [
+    program("on_set_state_again", Life, PerfTracepoint("inet_sock_set_state"), true),
+    program("walk_conns", Reading, Walk, true),
     program("on_set_state", Life, Tracepoint("inet_sock_set_state"), true),
     program("on_destroy", Life, Tracepoint("tcp_destroy_sock"), true),
     program("on_exec", Processes, Tracepoint("sched_process_exec"), false),

@@ -1,9 +1,18 @@
 //! The maps that user space reads or writes while the programs run: connections, wishes, ignored control groups, tallies.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read},
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::{Context, Result};
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+use libbpf_rs::{ErrorKind, Iter, Link, MapCore, MapFlags, MapHandle};
+use nix::sys::mman::{self, ProtFlags, mmap};
 
 use crate::{
     event::Totals,
@@ -14,6 +23,8 @@ use crate::{
 /// The kernel's connections, for the counters of those that live long.
 pub struct ConnectionTable {
     map: MapHandle,
+    /// Instead of a batch, which leaves data programs out that perf runs: `walk_conns` in `life.bpf.c`.
+    walk: Option<Link>,
 }
 
 /// One connection's counters as they stand.
@@ -25,8 +36,8 @@ pub struct ConnectionCounters {
 }
 
 impl ConnectionTable {
-    pub(super) fn new(map: MapHandle) -> Self {
-        Self { map }
+    pub(super) fn new(map: MapHandle, walk: Option<Link>) -> Self {
+        Self { map, walk }
     }
 
     /// How many connections the kernel can hold.
@@ -37,10 +48,10 @@ impl ConnectionTable {
     /// Calls `each` for every connection that is established. Costs about a microsecond an entry.
     pub fn for_each(&self, mut each: impl FnMut(ConnectionCounters)) -> Result<()> {
         const BATCH: u32 = 1024;
-        for (_, value) in self.map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).context("reading the connection map")? {
+        let mut hand_over = |value: &[u8]| {
             let mut conn = types::conn::default();
-            if plain::Plain::copy_from_bytes(&mut conn, &value).is_err() || conn.id == 0 {
-                continue;
+            if plain::Plain::copy_from_bytes(&mut conn, value).is_err() || conn.id == 0 {
+                return;
             }
             let [received, sent] = conn.flows;
             each(ConnectionCounters {
@@ -53,6 +64,21 @@ impl ConnectionTable {
                     srtt_us: conn.srtt_us,
                 },
             });
+        };
+        match &self.walk {
+            Some(walk) => {
+                let mut walk = BufReader::with_capacity(1 << 16, Iter::new(walk).context("walking through the connection map")?);
+                let mut value = [0; size_of::<types::conn>()];
+                // The kernel writes whole values.
+                while !walk.fill_buf().context("reading the connection map")?.is_empty() {
+                    walk.read_exact(&mut value).context("reading the connection map")?;
+                    hand_over(&value);
+                }
+            }
+            None => {
+                let batch = self.map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).context("reading the connection map")?;
+                batch.for_each(|(_, value)| hand_over(&value));
+            }
         }
         Ok(())
     }
@@ -60,7 +86,14 @@ impl ConnectionTable {
 
 /// Where user space tells the kernel what of a connection it wants to see. See `struct capture_wish` in `maps.h`.
 pub struct Wishes {
-    map: MapHandle,
+    slots: Slots,
+}
+
+/// How the slots are written. Each word of one is right by itself.
+enum Slots {
+    Call(MapHandle),
+    /// The map's own memory: a call, while it lasts, leaves data programs out that perf runs, and may be preempted.
+    Memory(&'static [[AtomicU64; 3]]),
 }
 
 const VALUE_BITS: u32 = 48;
@@ -69,7 +102,21 @@ const SLOTS_LOG2: u32 = 14;
 
 impl Wishes {
     pub(super) fn new(map: MapHandle) -> Self {
-        Self { map }
+        Self { slots: Slots::Call(map) }
+    }
+
+    /// For a map made with `BPF_F_MMAPABLE`.
+    #[allow(unsafe_code, reason = "memory shared with the kernel")]
+    pub(super) fn mapped(map: &MapHandle) -> Result<Self> {
+        let count = 1 << SLOTS_LOG2;
+        let length = NonZeroUsize::new(count * size_of::<types::capture_wish>()).context("a map without slots")?;
+        // SAFETY: a mapping of its own, wherever there is room.
+        let memory = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, mman::MapFlags::MAP_SHARED, map, 0) };
+        let memory = memory.context("mapping the wishes map")?;
+        // SAFETY: as long as was mapped, which was for 'static (nobody takes it away: the agent loads once), and aligned to a page; a slot
+        // is three words of 64 bits, and who else writes them here is nobody, in the kernel neither.
+        let slots = unsafe { std::slice::from_raw_parts(memory.as_ptr().cast(), count) };
+        Ok(Self { slots: Slots::Memory(slots) })
     }
 
     pub fn set(&self, id: ConnectionId, wish: Wish) -> Result<()> {
@@ -82,7 +129,15 @@ impl Wishes {
             from_sent: word(wish.from_sent),
             limit: word(u64::from(wish.limit)),
         };
-        self.map.update(&slot.to_ne_bytes(), bytes(&value), MapFlags::ANY).context("writing the wishes map")
+        match &self.slots {
+            Slots::Call(map) => map.update(&slot.to_ne_bytes(), bytes(&value), MapFlags::ANY).context("writing the wishes map"),
+            Slots::Memory(slots) => {
+                for (place, word) in slots[slot as usize].iter().zip([value.from_received, value.from_sent, value.limit]) {
+                    place.store(word, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+        }
     }
 }
 
