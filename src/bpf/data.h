@@ -48,11 +48,18 @@ static __always_inline void read_msghdr(struct user_data *data, __u64 header)
 	set_vector(data, vector[0], vector[1]);
 }
 
-/* The scratch of this CPU with a call to be filled in; NULL cannot happen. */
-static __always_inline struct scratch *begin_call(__u64 sk, __u32 size, bool sent)
+/* That of this CPU; NULL cannot happen. */
+static __always_inline struct scratch *find_scratch(void)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
+
+	return bpf_map_lookup_elem(&scratches, &cpu);
+}
+
+/* The scratch with a call to be filled in. */
+static __always_inline struct scratch *begin_call(__u64 sk, __u32 size, bool sent)
+{
+	struct scratch *scratch = find_scratch();
 
 	if (!scratch)
 		return NULL;
@@ -270,9 +277,10 @@ STEP void emit_data(void *ctx, struct scratch *scratch)
  * socket's counters stand behind it: it gets position 0. Rare, so a function of
  * its own, whose stack the way of all other calls does not carry along.
  */
-static __noinline struct conn *adopt(struct scratch *scratch)
+static __noinline struct conn *adopt(const struct call *call)
 {
-	const struct call *call = &scratch->call;
+	/* not that of the caller: what a global function was given is no value for a map before 6.2 or so */
+	struct scratch *scratch = find_scratch();
 	__u32 size = call->size + call->behind;
 	struct sock *sk = (struct sock *)call->sk;
 	__u64 key = call->sk;
@@ -280,6 +288,8 @@ static __noinline struct conn *adopt(struct scratch *scratch)
 	struct conn *conn;
 	long failed;
 
+	if (!scratch)
+		return NULL;
 	conn = &scratch->adopted;
 	__builtin_memset(conn, 0, sizeof(*conn));
 	conn->flags = CONN_ADOPTED;
@@ -321,7 +331,7 @@ STEP bool note_call(void *ctx, struct scratch *scratch)
 	if (!conn) {
 		if (!pid_wanted(pid) || LOAD(sk, __sk_common.skc_state) == TCP_CLOSE)
 			return false;
-		conn = adopt(scratch);
+		conn = adopt(call);
 		if (!conn)
 			return false;
 	}
@@ -342,7 +352,7 @@ STEP bool note_call(void *ctx, struct scratch *scratch)
 		}
 		/* the kernel left on_set_state out when it was made */
 		bpf_map_delete_elem(&conns, &key);
-		conn = adopt(scratch);
+		conn = adopt(call);
 		if (!conn || conn->flags & CONN_IGNORED)
 			return false;
 	}

@@ -235,8 +235,8 @@ int on_set_state_again(struct trace_event_raw_inet_sock_set_state *event)
 }
 
 /*
- * User space reads `conns` through this where perf runs the data programs
- * (HELD_BY_PERF): the system call that reads a batch keeps them all off its
+ * User space reads `conns` through this where perf runs the data programs and
+ * the kernel is preempted (HELD_BY_PERF, kprobes): the system call that reads a batch keeps them all off its
  * processor while it goes through the table, its empty places included, and
  * may be preempted in there.
  */

@@ -31,7 +31,8 @@ static __always_inline __u64 iter_vector(struct iov_iter *iter)
 {
 	if (bpf_core_field_exists(struct iov_iter___iov, iov))
 		return (__u64)BPF_CORE_READ((struct iov_iter___iov *)iter, iov);
-	return (__u64)LOAD(iter, __iov);
+	/* by copy: a plain number, to be handed to a global function */
+	return (__u64)BPF_CORE_READ(iter, __iov);
 }
 
 /*

@@ -136,13 +136,17 @@ static __always_inline void begin_udp(struct udp_socket *socket, struct sock *sk
 }
 
 /* Of its own, as `adopt`. */
-static __noinline struct udp_socket *new_udp(struct scratch *scratch, const struct far_end *end, __u32 pid, __u64 now)
+static __noinline struct udp_socket *new_udp(const struct call *call, const struct far_end *end, __u32 pid, __u64 now)
 {
-	struct udp_socket *met = &scratch->met;
-	__u64 key = scratch->call.inode;
+	struct scratch *scratch = find_scratch();
+	__u64 key = call->inode;
+	struct udp_socket *met;
 
+	if (!scratch)
+		return NULL;
+	met = &scratch->met;
 	*met = (struct udp_socket){ .last_ns = now };
-	begin_udp(met, (struct sock *)scratch->call.sk, end, scratch->call.sent, pid);
+	begin_udp(met, (struct sock *)call->sk, end, call->sent, pid);
 	/* if it fails another thread has just done the same */
 	if (bpf_map_update_elem(&udp_sockets, &key, met, BPF_NOEXIST) == -12 /* ENOMEM */)
 		count(STAT_CONNS_FULL);
@@ -211,7 +215,7 @@ STEP bool note_datagram(void *ctx, struct scratch *scratch)
 	sk = (struct sock *)call->sk;
 	read_far_end(&end, sk, call);
 	if (!socket) {
-		socket = new_udp(scratch, &end, pid, now);
+		socket = new_udp(call, &end, pid, now);
 		if (!socket || socket->flags & UDP_IGNORED)
 			return false;
 	}

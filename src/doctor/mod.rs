@@ -360,8 +360,10 @@ mod tests {
         Ok(Trial { flavour: Some(Flavour::Typed), transport: probes::transport::Transport::Ring, programs, verified: BTreeMap::new() })
     }
 
-    fn not_tried(_: &Features, family: HookFamily) -> Result<Trial> {
-        panic!("{family:?} was loaded where the features do not suffice")
+    /// Frames need neither types nor tracepoints: they are tried where nothing else is.
+    fn not_tried(features: &Features, family: HookFamily) -> Result<Trial> {
+        assert_eq!(family, HookFamily::Packet, "loaded where the features do not suffice");
+        attached(features, family)
     }
 
     fn judge(features: Features, wanted: Hooks, trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {

@@ -323,7 +323,9 @@ impl Features {
             Hook::Tracepoint(name) => self.has_tracepoint(name),
             Hook::FunctionExit(name) => self.functions.contains(name),
             Hook::Kprobe(_) | Hook::Kretprobe(_) => self.kprobes != Some(false),
-            Hook::PerfTracepoint(_) | Hook::Walk => self.processor_holder() == ProcessorHolder::Perf,
+            Hook::PerfTracepoint(_) => self.processor_holder() == ProcessorHolder::Perf,
+            // Iterators are typed; 5.9 has that of map elements (a5cbe05a6673).
+            Hook::Walk => self.btf == BtfSource::Kernel && version(&self.kernel) >= (5, 9),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     features::{BtfSource, Features, ProcessorHolder, version},
     load::Flavour,
     privileges::Grant,
-    programs::{self, Hook},
+    programs::{self, Hook, Program},
     transport::Transport,
 };
 use crate::config::{self, Hooks};
@@ -162,6 +162,9 @@ pub struct Way {
     /// See [`Features::recv_nonblock`].
     pub recv_nonblock: bool,
     pub holder: ProcessorHolder,
+    /// The reader makes no system call on maps that the programs use: perf leaves programs out on a processor on which a task was
+    /// preempted in such a call.
+    pub hands_off: bool,
     /// Kernel types for field offsets, where the running kernel has none.
     pub btf: Option<PathBuf>,
 }
@@ -171,13 +174,17 @@ impl Way {
     pub fn new(features: &Features, family: HookFamily, transport: config::Transport, ring_bytes: u32) -> Self {
         let transport = Transport::choose(transport, features.ring_buffer != Some(false), ring_bytes);
         let typed = transport == Transport::Ring && features.takes_typed_programs();
+        let by_perf = features.processor_holder() == ProcessorHolder::Perf || family == HookFamily::Kprobe;
+        let hands_off = by_perf && features.preemptible_functions && features.has_hook(Hook::Walk);
+        let there = |program: &&Program| features.has_hook(program.hook) && (hands_off || program.hook != Hook::Walk);
         Self {
             family,
             flavours: if typed { vec![Flavour::Typed, Flavour::Plain] } else { vec![Flavour::Plain] },
             transport,
-            absent: programs::of_family(family).filter(|program| !features.has_hook(program.hook)).map(|program| program.name).collect(),
+            absent: programs::of_family(family).filter(|program| !there(program)).map(|program| program.name).collect(),
             recv_nonblock: features.recv_nonblock,
             holder: features.processor_holder(),
+            hands_off,
             btf: match &features.btf {
                 BtfSource::File(path) => Some(path.clone()),
                 // `features` keeps the file alive.

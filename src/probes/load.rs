@@ -83,7 +83,7 @@ pub struct Probes {
     health: Vec<(String, Health)>,
     transport: Transport,
     events: Option<Events>,
-    holder: ProcessorHolder,
+    hands_off: bool,
     verified: BTreeMap<String, Verified>,
 }
 
@@ -210,7 +210,7 @@ impl Probes {
 
     pub fn wishes(&self) -> Result<super::table::Wishes> {
         let map = handle(&self.object, "wishes")?;
-        if self.holder == ProcessorHolder::Perf { super::table::Wishes::mapped(&map) } else { Ok(super::table::Wishes::new(map)) }
+        if self.hands_off { super::table::Wishes::mapped(&map) } else { Ok(super::table::Wishes::new(map)) }
     }
 
     /// The control groups that are ignored; has a say where [`LoadOptions::filter_cgroups`] was set.
@@ -366,7 +366,7 @@ fn configure(open: &mut OpenObject, options: &LoadOptions, refused: &[Refused]) 
                 let flip = [map.set_type(MapType::PerfEventArray), map.set_key_size(4), map.set_value_size(4)];
                 flip.into_iter().collect::<Result<(), _>>().context("making a perf buffer of the ring")?;
             }
-            "wishes" if options.way.holder == ProcessorHolder::Perf => {
+            "wishes" if options.way.hands_off => {
                 map.set_map_flags(BPF_F_MMAPABLE).context("making the wishes map one for direct writing")?;
             }
             "mmsg" => map.set_autocreate(options.way.family == HookFamily::Socket).context("leaving out the message map")?,

@@ -1,6 +1,5 @@
-//! Records out of perf buffers, for kernels without ring buffers. Those of all CPUs are put into the order of their times, as far as that
-//! can be known: what a CPU has begun to write when it is read comes a round later. What is left of disorder the positions of the streams
-//! mend.
+//! Records out of perf buffers, for kernels without ring buffers. Those of all CPUs are put into the order of their times: each waits until
+//! what was begun before it can be expected to be there. What is left of disorder the positions of the streams mend.
 
 use std::{ops::Range, time::Duration};
 
@@ -12,6 +11,8 @@ use crate::event;
 
 /// Nobody wakes the reader for a first record: so long it may wait.
 const IDLE: Duration = Duration::from_millis(40);
+/// A record is there so long after its time at the latest, but for a virtual processor that is put aside for longer.
+const SETTLING_NS: u64 = 50_000_000;
 
 type OnRecord<'a> = Box<dyn FnMut(&[u8]) + 'a>;
 
@@ -20,8 +21,6 @@ pub struct PerfReader<'a> {
     buffers: &'a mut PerfBuffers,
     gathered: Gathered,
     on_record: OnRecord<'a>,
-    /// When the last round began. Each CPU's records of before then are read by now.
-    horizon_ns: u64,
 }
 
 /// Records that were read and not yet handed on.
@@ -61,16 +60,15 @@ impl Gathered {
 
 impl<'a> PerfReader<'a> {
     pub(super) fn new(buffers: &'a mut PerfBuffers, on_record: impl FnMut(&[u8]) + 'a) -> Self {
-        Self { buffers, gathered: Gathered::default(), on_record: Box::new(on_record), horizon_ns: now_ns() }
+        Self { buffers, gathered: Gathered::default(), on_record: Box::new(on_record) }
     }
 
-    /// Hands on what is older than the begin of the round before; as many as were read, and what is still held.
+    /// Hands on what is old enough; as many as were read, and what is still held.
     pub(super) fn consume(&mut self) -> Result<usize> {
-        let begin_ns = now_ns();
+        let horizon_ns = now_ns().saturating_sub(SETTLING_NS);
         self.buffers.consume(&mut |sample| self.gathered.push(sample))?;
         let count = self.gathered.records.len();
-        self.gathered.release(self.horizon_ns, &mut self.on_record);
-        self.horizon_ns = begin_ns;
+        self.gathered.release(horizon_ns, &mut self.on_record);
         Ok(count)
     }
 

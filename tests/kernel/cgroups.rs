@@ -107,7 +107,7 @@ fn ids_and_events_are_of_the_hierarchy_that_was_asked_for() {
     let hierarchies = hierarchies();
     assert!(!hierarchies.is_empty());
     for (root, hierarchy) in &hierarchies {
-        let (probes, mut ring) = load(family(), *hierarchy, false);
+        let (_probes, mut ring) = load(family(), *hierarchy, false);
         let path = format!("docker/{CONTAINER}");
         let others: Vec<Cgroup> = hierarchies
             .iter()
@@ -142,7 +142,7 @@ fn a_renamed_group_is_told_with_its_new_path() {
         // Version 2 does not rename.
         return;
     };
-    let (probes, mut ring) = load(family(), hierarchy, false);
+    let (_probes, mut ring) = load(family(), hierarchy, false);
     let group = Cgroup::in_one(&root, "remora-before");
     let id = group.id();
     std::fs::rename(root.join("remora-before"), root.join("remora-after")).expect("rename a control group");
@@ -157,7 +157,7 @@ fn a_renamed_group_is_told_with_its_new_path() {
 fn a_path_that_does_not_fit_is_told_as_none_rather_than_cut() {
     let _machine = machine();
     let (root, hierarchy) = hierarchies().remove(0);
-    let (probes, mut ring) = load(family(), hierarchy, false);
+    let (_probes, mut ring) = load(family(), hierarchy, false);
     let names: Vec<String> = (0..6).map(|depth| format!("remora-{depth}-{}", "x".repeat(200))).collect();
     let paths: Vec<String> = (1..=names.len()).map(|depth| names[..depth].join("/")).collect();
     for path in &paths {

@@ -23,9 +23,9 @@ source tests/kernels/suites.sh
 KERNELS='
 5.10             bullseye             linux-image-5\.10\.0-[0-9]+-cloud-amd64        fentry,kprobe,syscalls,packet
 6.1              bookworm             linux-image-6\.1\.0-[0-9]+-cloud-amd64         fentry,kprobe,syscalls,packet
-6.1-rt           bookworm             linux-image-6\.1\.0-[0-9]+-rt-amd64            fentry,kprobe,syscalls,packet
+6.1-rt           bookworm             linux-image-6\.1\.0-[0-9]+-rt-amd64            kprobe,syscalls,packet
 6.12             trixie               linux-image-6\.12\.[0-9]+.deb13-cloud-amd64    socket,fentry,kprobe,syscalls,packet
-newest           sid,trixie-backports linux-binary-[0-9.]+.deb[0-9]+-cloud-amd64     socket,fentry,kprobe,syscalls,packet
+newest           sid,trixie-backports linux-binary-[0-9.]+.deb[0-9]+-cloud-amd64     socket,kprobe,syscalls,packet
 5.10-without-btf -                    without-btf.sh                                 kprobe,syscalls,packet
 6.1-arm64        -                    arm64.sh                                       kprobe,syscalls,packet
 '
