@@ -132,7 +132,7 @@ impl Probes {
             health: Vec::new(),
             transport,
             events: Some(events),
-            holder: options.way.holder,
+            hands_off: options.way.hands_off,
             verified,
         };
         probes.attach(options, &refused)?;
