@@ -71,7 +71,7 @@ pub enum Events {
     Perf(PerfBuffers),
 }
 
-/// The word by which the reader of a ring asks to be woken. See `enum wake` in `transport.h`.
+/// The word by which the reader of a ring asks to be woken. See `enum wake` in `wake.h`.
 #[derive(Clone, Debug)]
 pub struct Wake(Arc<Word>);
 
