@@ -37,6 +37,10 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 /// The one line of an error, with its exit code checked and nothing on standard output.
 fn complaint(output: &Output, code: i32) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
@@ -189,14 +193,19 @@ fn doctor_says_in_its_exit_code_what_it_says_in_its_report() {
 }
 
 #[test]
-fn hooks_of_a_later_version_are_refused_as_such_by_the_doctor() {
+fn hooks_that_this_kernel_cannot_take_are_refused_by_the_doctor_with_the_reason_of_the_run() {
     let remora = Remora::new();
     for family in ["fentry", "kprobe"] {
-        let output = remora.run(&format!("doctor --hooks {family}"), &[]);
-        assert_eq!(output.status.code(), Some(3));
-        assert!(
-            stdout(&output)
-                .ends_with(&format!("the hooks {family} are not available in this version; use auto, socket, syscalls or packet.\n"))
-        );
+        let doctor = remora.run(&format!("doctor --hooks {family}"), &[]);
+        if doctor.status.success() {
+            continue;
+        }
+        assert_eq!(doctor.status.code(), Some(3));
+        let verdict = stdout(&doctor).lines().last().unwrap_or_default().to_owned();
+        let reason = verdict.strip_prefix("Capture cannot work: ").and_then(|verdict| verdict.strip_suffix('.'));
+        let reason = reason.unwrap_or_else(|| panic!("no reason in {verdict}"));
+        let run = remora.run(&format!("run --hooks {family} --listen none"), &[]);
+        assert_eq!(run.status.code(), Some(3));
+        assert!(stderr(&run).contains(reason), "{reason} is not in {}", stderr(&run));
     }
 }

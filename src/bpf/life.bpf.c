@@ -43,17 +43,27 @@ static __always_inline void on_connected(void *ctx, struct sock *sk)
 		announce(ctx, conn);
 }
 
+static __always_inline bool same_tuple(const struct socket_tuple *one, const struct socket_tuple *other)
+{
+	const __u64 *a = (const __u64 *)one;
+	const __u64 *b = (const __u64 *)other;
+
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4];
+}
+
 /* The same on the server: the socket has no process yet, so its open event waits for its first data, or its end. */
 static __always_inline void on_accepted(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
+	struct conn *known = bpf_map_lookup_elem(&conns, &key);
 	struct conn conn = {};
 
-	if (bpf_map_lookup_elem(&conns, &key))
-		return; /* on_set_state was not missed */
+	read_tuple(&conn.tuple, sk);
+	/* on_set_state was not missed; else it is a socket whose end was */
+	if (known && same_tuple(&known->tuple, &conn.tuple))
+		return;
 	conn.role = ROLE_SERVER;
 	conn.start_ns = bpf_ktime_get_ns();
-	read_tuple(&conn.tuple, sk);
 	read_bases(&conn, sk);
 	conn.id = mint_id(conn.tuple.remote_port);
 	if (!conn_wanted(&conn))

@@ -33,8 +33,6 @@ pub enum State {
     Absent,
     /// Could not be asked.
     Unknown,
-    /// Not built in this version.
-    Unavailable,
 }
 
 /// One line of the report.
@@ -201,7 +199,7 @@ fn kernel_findings(features: &Features, findings: &mut Vec<Finding>) {
     }
     let remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11 and later, Ubuntu 20.10 and later); in a container that hides it: \
                   docker run -v /sys/kernel/btf:/sys/kernel/btf:ro, Kubernetes: the same as a hostPath volume";
-    push(findings, "Kernel", "types (BTF)", state, &found, Some(("everything but capture files", remedy)));
+    push(findings, "Kernel", "types (BTF)", state, &found, Some(("everything but capture files and the packet hooks", remedy)));
     for (name, cost) in [
         ("sock_send_length", "the socket hooks (Linux 6.3)"),
         ("sock_recv_length", "the socket hooks (Linux 6.3)"),
@@ -315,7 +313,6 @@ impl fmt::Display for State {
             State::Missing => "missing",
             State::Absent => "absent",
             State::Unknown => "unknown",
-            State::Unavailable => "-",
         })
     }
 }

@@ -95,20 +95,15 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
         }
     };
     if family == HookFamily::Packet {
-        // A socket filter reads no memory of the kernel: neither its types nor CAP_PERFMON are asked for.
+        // A socket filter reads no memory of the kernel: its types are not asked for.
         need(features.grant("CAP_BPF") != Grant::Missing, "CAP_BPF (or CAP_SYS_ADMIN)");
         need(features.grant("CAP_NET_RAW") != Grant::Missing, "CAP_NET_RAW");
+        let perf = transport == config::Transport::Perf || features.ring_buffer == Some(false);
+        need(!perf || features.grant("CAP_PERFMON") != Grant::Missing, "CAP_PERFMON (or CAP_SYS_ADMIN), for perf buffers");
         need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
         return missing;
     }
     need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
-    if family == HookFamily::Packet {
-        // A socket filter reads no memory of the kernel: neither its types nor CAP_PERFMON are asked for.
-        need(features.grant("CAP_BPF") != Grant::Missing, "CAP_BPF (or CAP_SYS_ADMIN)");
-        need(features.grant("CAP_NET_RAW") != Grant::Missing, "CAP_NET_RAW");
-        need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
-        return missing;
-    }
     for capability in ["CAP_BPF", "CAP_PERFMON"] {
         need(features.grant(capability) != Grant::Missing, &format!("{capability} (or CAP_SYS_ADMIN)"));
     }
@@ -165,6 +160,8 @@ pub struct Way {
     /// The reader makes no system call on maps that the programs use: perf leaves programs out on a processor on which a task was
     /// preempted in such a call.
     pub hands_off: bool,
+    /// Many elements of a map can be read at once (Linux 5.6, 057996380a42).
+    pub reads_batches: bool,
     /// Kernel types for field offsets, where the running kernel has none.
     pub btf: Option<PathBuf>,
 }
@@ -185,6 +182,7 @@ impl Way {
             recv_nonblock: features.recv_nonblock,
             holder: features.processor_holder(),
             hands_off,
+            reads_batches: version(&features.kernel) >= (5, 6),
             btf: match &features.btf {
                 BtfSource::File(path) => Some(path.clone()),
                 // `features` keeps the file alive.
@@ -273,12 +271,15 @@ mod tests {
     #[test]
     fn frames_need_neither_types_nor_a_new_kernel_but_the_right_to_see_them() {
         let mut features = complete();
-        (features.btf, features.ring_buffer, features.task_btf) = (BtfSource::None, Some(false), Some(false));
+        (features.btf, features.task_btf) = (BtfSource::None, Some(false));
         features.lockdown = "confidentiality".to_owned();
         assert_eq!(choose(&features, Hooks::Packet).unwrap(), [HookFamily::Packet]);
         features.capabilities = vec!["CAP_BPF".to_owned()];
         let refusal = choose(&features, Hooks::Packet).unwrap_err().to_string();
         assert_eq!(refusal, "the hooks packet cannot work on this host: CAP_NET_RAW");
+        features.ring_buffer = Some(false);
+        let refusal = choose(&features, Hooks::Packet).unwrap_err().to_string();
+        assert!(refusal.contains("for perf buffers"), "{refusal}");
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub struct Probes {
     transport: Transport,
     events: Option<Events>,
     hands_off: bool,
+    reads_batches: bool,
     verified: BTreeMap<String, Verified>,
 }
 
@@ -133,6 +134,7 @@ impl Probes {
             transport,
             events: Some(events),
             hands_off: options.way.hands_off,
+            reads_batches: options.way.reads_batches,
             verified,
         };
         probes.attach(options, &refused)?;
@@ -205,7 +207,7 @@ impl Probes {
         let map = handle(&self.object, "conns")?;
         let walk = self.object.progs_mut().find(|program| program.name() == "walk_conns" && program.autoload());
         let walk = walk.map(|program| program.attach_iter(map.as_fd())).transpose().context("attaching walk_conns")?;
-        Ok(super::table::ConnectionTable::new(map, walk))
+        Ok(super::table::ConnectionTable::new(map, walk, self.reads_batches))
     }
 
     pub fn wishes(&self) -> Result<super::table::Wishes> {

@@ -25,6 +25,8 @@ pub struct ConnectionTable {
     map: MapHandle,
     /// Instead of a batch, which leaves data programs out that perf runs: `walk_conns` in `life.bpf.c`.
     walk: Option<Link>,
+    /// Else one element after the other (before Linux 5.6).
+    reads_batches: bool,
 }
 
 /// One connection's counters as they stand.
@@ -36,8 +38,8 @@ pub struct ConnectionCounters {
 }
 
 impl ConnectionTable {
-    pub(super) fn new(map: MapHandle, walk: Option<Link>) -> Self {
-        Self { map, walk }
+    pub(super) fn new(map: MapHandle, walk: Option<Link>, reads_batches: bool) -> Self {
+        Self { map, walk, reads_batches }
     }
 
     /// How many connections the kernel can hold.
@@ -73,6 +75,14 @@ impl ConnectionTable {
                 while !walk.fill_buf().context("reading the connection map")?.is_empty() {
                     walk.read_exact(&mut value).context("reading the connection map")?;
                     hand_over(&value);
+                }
+            }
+            None if !self.reads_batches => {
+                for key in self.map.keys() {
+                    // One that is gone by now has said so by itself.
+                    if let Some(value) = self.map.lookup(&key, MapFlags::ANY).context("reading the connection map")? {
+                        hand_over(&value);
+                    }
                 }
             }
             None => {
