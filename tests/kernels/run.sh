@@ -257,6 +257,18 @@ while read -r name suites pattern families; do
 	try_kernel "$name" "$families" &
 done <<<"$table"
 wait
+# A virtual processor of a busy machine can stand still for longer than anything that waits in a guest. So who failed is tried once more, by
+# itself, and must pass then; the first trial stays beside it as NAME.first.
+while read -r name suites pattern families; do
+	if cut -f5 "$out/$name.rows" | grep -qx FAILED; then
+		say "$name failed, and is tried once more by itself: $(grep -P '\tFAILED\t' "$out/$name.rows" | cut -f3- | tr '\t' ' ' | cut -c1-300)"
+		rm -rf "${out:?}/$name.first"
+		cp -r "$out/$name" "$out/$name.first"
+		cp "$out/$name.rows" "$out/$name.first.txt"
+		SECONDS=0
+		try_kernel "$name" "$families"
+	fi
+done <<<"$table"
 rows=("${names[@]/#/$out/}")
 rows=("${rows[@]/%/.rows}")
 python3 -B tests/kernels/judge.py table --markdown "${rows[@]}" >"$out/table.md"
