@@ -196,6 +196,7 @@ try_kernel() {
 	touch "$out/$name.report"
 	gzip -dcq <"$out/$name.report" 2>/dev/null | tar -xi -C "$out/$name" 2>/dev/null || true
 	cp "$out/$name/doctor.json" "$out/$name.doctor.json" 2>/dev/null || true
+	cp "$out/$name/doctor.perf.json" "$out/$name.doctor.perf.json" 2>/dev/null || true
 	python3 -B tests/kernels/judge.py judge "$name" "$out/$name" "$plan" "$families" >"$out/$name.rows" || true
 	say "$name: $(cut -f5 "$out/$name.rows" | sort | uniq -c | xargs), $SECONDS s"
 }
