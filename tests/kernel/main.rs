@@ -33,4 +33,5 @@ mod redis;
 mod support;
 mod tls;
 mod upgrades;
+mod verifier;
 mod websocket;
