@@ -7,7 +7,8 @@
 #   tests/kernels/run.sh [-jN] [--markdown | --check | --write] [KERNEL...]    all of the table below, or some by their first column
 #
 # -jN boots so many guests at a time. --markdown prints the table as Markdown; --write puts that into docs/kernels.md, and --check
-# fails where it is another one.
+# fails where it is another one. --write also makes the baseline of what the verifier has to do (verifier.py) anew; else it is held
+# against that.
 # REMORA is the agent, else target/release/remora; GUEST_OPTIONS are more options for it, as -vv, which shows the verifier's words.
 # Kernels are kept in ${XDG_CACHE_HOME:-~/.cache}/remora/kernels; remove one there to get a newer one. What the guests said is in
 # target/kernels/NAME, the consoles are NAME.console, the doctor's words NAME.doctor.json.
@@ -240,6 +241,7 @@ packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev file python3 ngi
 install_packages "${packages[@]}"
 mkdir -p "$kernels" "$out"
 tested=$(python3 -B tests/kernels/judge_tests.py 2>&1) || die "the judge does not judge: $tested"
+tested=$(python3 -B tests/kernels/verifier_tests.py 2>&1) || die "what costs more would not be found: $tested"
 work=$(mktemp -d /tmp/remora-kernels.XXXXXX)
 trap 'jobs -rp | xargs -r kill; rm -rf "$work"' EXIT
 fetch_kernels <<<"$table"
@@ -275,5 +277,13 @@ rows=("${rows[@]/%/.rows}")
 python3 -B tests/kernels/judge.py table --markdown "${rows[@]}" >"$out/table.md"
 if [[ $form == markdown ]]; then cat "$out/table.md"; else python3 -B tests/kernels/judge.py table "${rows[@]}"; fi
 ! cut -f5 "${rows[@]}" | grep -qx FAILED || die "not as it should be; consoles and lines are in $out"
-[[ $form != write ]] || publish "$out/table.md"
+# What the verifier had to do. The doctor's words of each kernel, over each transport.
+costs=()
+for name in "${names[@]}"; do costs+=("$out/$name".doctor*.json); done
+if [[ $form == write ]]; then
+	publish "$out/table.md"
+	python3 -B tests/kernels/verifier.py write "${costs[@]}" || die "the baseline of the verifier is not written"
+else
+	python3 -B tests/kernels/verifier.py check "${costs[@]}" >&2 || die "the verifier has more to do; if that is meant: tests/kernels/run.sh --write"
+fi
 [[ $form != check ]] || diff <(published) "$out/table.md" || die "$DOCUMENT has another table: tests/kernels/run.sh --write"
