@@ -9,7 +9,7 @@ use libbpf_rs::ObjectBuilder;
 use remora::{
     probes::{
         hooks::HookFamily,
-        programs::{PROGRAMS, Part},
+        programs::{Hook, PROGRAMS, Part},
     },
     skel::{PLAIN, TYPED},
 };
@@ -23,6 +23,8 @@ use super::{
 
 /// Exists where the ring buffer does (457f44363a88, Linux 5.8).
 const RING_TYPE: &str = "bpf_ringbuf";
+/// Much younger: by it the programs tell kernels whose tracepoints may be preempted (`BY_PERF`).
+const SRCU_TYPE: &str = "srcu_ctr";
 /// The map that user space makes another one of where there is no ring buffer.
 const RING_MAP: &str = "events";
 /// `tracing_func_proto` and what raw tracepoints and kprobes have beside it. From 1: maps, reading memory, clock, printing, random
@@ -32,7 +34,9 @@ const HELPERS: [i32; 26] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 15, 16, 22, 25, 27, 
 /// `bpf_probe_read_{user,kernel}{,_str}` (6ae08ae3dea2, 5.5): libbpf makes `bpf_probe_read{,_str}` of them where they are missing.
 const REWRITTEN: [i32; 4] = [112, 113, 114, 115];
 /// `bpf_get_current_task_btf`, `bpf_task_pt_regs`: the tracepoints of the family `socket` (6.3) are younger than both (5.11, 5.15).
-const OF_SOCKET: [i32; 2] = [158, 175];
+const OF_SOCKET: &[i32] = &[158, 175];
+/// `bpf_seq_write` (492e639f0c22, 5.8) of programs that walk maps: these are loaded from 7.0 on.
+const OF_WALKS: &[i32] = &[127];
 /// `BPF_COMPLEXITY_LIMIT_INSNS`, also the limit of what is loaded.
 const INSTRUCTIONS_MAX: usize = 1_000_000;
 /// `BPF_MAX_SUBPROGS`.
@@ -168,8 +172,12 @@ impl<'a> Object<'a> {
         let end = begin + function.body.len();
         let asked = self.questions.iter().filter(|question| question.section == section && (begin..end).contains(&question.offset));
         let answers = asked.map(|question| {
-            let of_ring = question.kind == Question::TYPE_EXISTS && question.of == RING_TYPE;
-            (question.offset - begin, of_ring.then_some(ring.into()))
+            let answer = match &*question.of {
+                RING_TYPE => Some(ring.into()),
+                SRCU_TYPE => Some(0),
+                _ => None,
+            };
+            (question.offset - begin, answer.filter(|_| question.kind == Question::TYPE_EXISTS))
         });
         let addresses = self.addresses.range((section, begin)..(section, end)).map(|((_, offset), _)| (offset - begin, None));
         addresses.chain(answers).collect()
@@ -193,12 +201,14 @@ impl<'a> Object<'a> {
     }
 
     fn judge_program(&self, program: &Function<'_>, broken: &mut BTreeSet<Broken>) {
-        let family = PROGRAMS.iter().find(|known| known.name == program.name).and_then(|known| match known.part {
-            Part::Data(family) => Some(family),
-            _ => None,
-        });
+        let known = PROGRAMS.iter().find(|known| known.name == program.name);
+        let younger = match known.map(|known| (known.part, known.hook)) {
+            Some((Part::Data(HookFamily::Socket), _)) => OF_SOCKET,
+            Some((_, Hook::Walk)) => OF_WALKS,
+            _ => &[],
+        };
         for (place, helper) in self.called(program, false) {
-            if let Some(why) = helper_rule(helper, family) {
+            if let Some(why) = helper_rule(helper, younger) {
                 let place = format!("program {}, {}", program.name, self.place(place));
                 broken.insert(Broken { rule: Rule::Helper, place, why });
             }
@@ -228,9 +238,9 @@ impl<'a> Object<'a> {
     }
 }
 
-fn helper_rule(helper: i32, family: Option<HookFamily>) -> Option<String> {
-    let of_socket = family == Some(HookFamily::Socket) && OF_SOCKET.contains(&helper);
-    let there = HELPERS.contains(&helper) || REWRITTEN.contains(&helper) || of_socket;
+/// `younger`: those that the program may call all the same.
+fn helper_rule(helper: i32, younger: &[i32]) -> Option<String> {
+    let there = HELPERS.contains(&helper) || REWRITTEN.contains(&helper) || younger.contains(&helper);
     (!there).then(|| format!("comes to call the helper {helper}, which is not there for it"))
 }
 
@@ -303,15 +313,14 @@ mod tests {
 
     #[test]
     fn helpers_that_are_younger_or_not_for_tracing_are_refused() {
-        let there = |helper, family| helper_rule(helper, family).is_none();
-        assert!(there(1, None) && there(25, Some(HookFamily::Kprobe)) && there(113, None));
+        let there = |helper, younger| helper_rule(helper, younger).is_none();
+        assert!(there(1, &[]) && there(25, OF_SOCKET) && there(113, &[]));
         // skb_load_bytes is old, but not for such programs; jiffies64, ktime_get_boot_ns, ringbuf_reserve, ringbuf_query, loop
         for helper in [26, 118, 125, 131, 134, 181] {
-            assert!(!there(helper, None) && !there(helper, Some(HookFamily::Socket)), "{helper}");
+            assert!(!there(helper, &[]) && !there(helper, OF_SOCKET) && !there(helper, OF_WALKS), "{helper}");
         }
         for helper in OF_SOCKET {
-            assert!(there(helper, Some(HookFamily::Socket)));
-            assert!(!there(helper, Some(HookFamily::Syscalls)) && !there(helper, Some(HookFamily::Fentry)) && !there(helper, None));
+            assert!(there(*helper, OF_SOCKET) && !there(*helper, OF_WALKS) && !there(*helper, &[]));
         }
     }
 
