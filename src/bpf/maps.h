@@ -194,15 +194,16 @@ struct scratch {
 			struct data_event event;
 		};
 	};
-	__u8 payload[2 * CAPTURE_MAX];	 /* behind the record of either kind */
-	struct conn adopted;		 /* a connection before it is in `conns` */
-	struct udp_socket met;		 /* the same of a UDP socket */
-	struct iovec batch[IOVEC_BATCH]; /* of a scattered or gathered call, as many as are read at a time */
-	struct call call;		 /* that is reported */
-	__u32 wanted;			 /* so many of them */
-	__u32 gathered;			 /* bytes of a scattered call copied so far */
-	__u32 since_look;		 /* bytes written since the ring's fill was looked at */
-	__u32 hurry;			 /* the reader is to be woken at once */
+	__u8 payload[2 * CAPTURE_MAX]; /* behind the record of either kind */
+	struct conn adopted;	       /* a connection before it is in `conns` */
+	struct udp_socket met;	       /* the same of a UDP socket */
+	struct iovec batch
+		[IOVEC_BATCH]; /* of a scattered or gathered call, as many as are read at a time; before that the address of its other end */
+	struct call call; /* that is reported */
+	__u32 wanted;	  /* so many of them */
+	__u32 gathered;	  /* bytes of a scattered call copied so far */
+	__u32 since_look; /* bytes written since the ring's fill was looked at */
+	__u32 hurry;	  /* the reader is to be woken at once */
 };
 
 struct {

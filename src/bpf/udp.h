@@ -27,22 +27,23 @@ static __always_inline void read_datagram_header(struct call *call, __u64 header
 }
 
 /* The name of the call, else the end that the socket is connected to. */
-static __always_inline void read_far_end(struct far_end *end, struct sock *sk, const struct call *call)
+static __always_inline void read_far_end(struct far_end *end, struct sock *sk, struct scratch *scratch)
 {
-	struct sockaddr_in6 there;
-	struct sockaddr_in *v4 = (struct sockaddr_in *)&there;
+	struct sockaddr_in6 *there = (struct sockaddr_in6 *)scratch->batch;
+	struct sockaddr_in *v4 = (struct sockaddr_in *)scratch->batch;
+	const struct call *call = &scratch->call;
 
 	__builtin_memset(end, 0, sizeof(*end));
-	if (call->name && !read_vector(&there, sizeof(struct sockaddr_in), call->name, call->name_in_kernel)) {
+	if (call->name && !read_vector(there, sizeof(struct sockaddr_in), call->name, call->name_in_kernel)) {
 		if (v4->sin_family == AF_INET) {
 			map_v4(end->address, v4->sin_addr.s_addr);
 			end->port = bpf_ntohs(v4->sin_port);
 			return;
 		}
 		if (v4->sin_family == AF_INET6 &&
-		    !read_vector(&there, sizeof(there), call->name, call->name_in_kernel)) {
-			__builtin_memcpy(end->address, &there.sin6_addr, ADDRESS_LEN);
-			end->port = bpf_ntohs(there.sin6_port);
+		    !read_vector(there, sizeof(*there), call->name, call->name_in_kernel)) {
+			__builtin_memcpy(end->address, &there->sin6_addr, ADDRESS_LEN);
+			end->port = bpf_ntohs(there->sin6_port);
 			return;
 		}
 	}
@@ -213,7 +214,7 @@ STEP bool note_datagram(void *ctx, struct scratch *scratch)
 		return false;
 	now = bpf_ktime_get_ns();
 	sk = (struct sock *)call->sk;
-	read_far_end(&end, sk, call);
+	read_far_end(&end, sk, scratch);
 	if (!socket) {
 		socket = new_udp(call, &end, pid, now);
 		if (!socket || socket->flags & UDP_IGNORED)
