@@ -107,6 +107,7 @@ image: {repository: remora/agent, tag: 1.2.3, pullSecrets: [key]}
 settings: {log: debug, max_connections: 1000000, port: '80,5432'}
 address: '[::]'
 port: 7118
+tracefs: false
 security: {seccompProfile: RuntimeDefault, appArmorProfile: '', seLinuxType: ''}
 nodeSelector: {pool: blue}
 maxUnavailable: 3
@@ -134,6 +135,7 @@ podMonitor: {enabled: true, interval: 1m, labels: {release: main}}
     assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux", "pool": "blue"}));
     let container = &pod["containers"][0];
     assert_eq!(container["image"], "remora/agent:1.2.3");
+    assert_eq!([&container["volumeMounts"], &pod["volumes"]].map(|list| list.as_array().unwrap().len()), [1, 1], "no tracefs");
     assert_eq!(container["ports"][0]["containerPort"], 7118);
     assert_eq!(container["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     assert_eq!(container["securityContext"].get("seLinuxOptions"), None);
@@ -160,6 +162,7 @@ fn the_chart_refuses_values_that_it_does_not_know_or_that_cannot_be() {
         ("port: 70000", "port"),
         ("privileged: maybe", "privileged: Invalid type"),
         ("security: {seccompProfile: none}", "seccompProfile"),
+        ("tracefs: maybe", "tracefs: Invalid type"),
         ("resources: {limits: {memory: lots}}", "memory"),
         ("resources: {limits: {mem: 1Gi}}", "mem is not allowed"),
         ("tolerations: [{operator: Any}]", "operator"),
@@ -251,6 +254,46 @@ fn every_way_to_run_has_the_same_capabilities_and_no_other() {
     let in_docs: BTreeSet<&str> =
         page.split("--cap-add ").skip(1).map(|rest| rest.split(|c: char| !c.is_ascii_uppercase() && c != '_').next().unwrap()).collect();
     assert_eq!(in_docs, expected, "the docker run lines of docs/deploying.md");
+}
+
+#[test]
+fn every_way_to_run_sees_the_same_folders_of_the_host_and_cannot_write_them() {
+    let expected = ["/sys/fs/cgroup", "/sys/kernel/tracing"];
+    let manifests = file("deploy/kubernetes/remora.yaml");
+    let pod = &daemonset(&manifests)["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert_eq!(volumes.iter().map(|volume| volume["hostPath"]["path"].as_str().unwrap()).collect::<Vec<_>>(), expected);
+    let mounts = container(&manifests)["volumeMounts"].as_array().unwrap();
+    let mounted: Vec<Value> =
+        volumes.iter().map(|volume| json!({"name": volume["name"], "mountPath": volume["hostPath"]["path"], "readOnly": true})).collect();
+    assert_eq!(*mounts, mounted, "each where the host has it");
+    // A type would have the kubelet refuse pods on nodes that lack the folder, and most do not need it.
+    assert_eq!(volumes[1]["hostPath"].get("type"), None);
+
+    let with_socket: Vec<String> = expected.iter().chain(&["/var/run/docker.sock"]).map(|folder| format!("{folder}:{folder}:ro")).collect();
+    assert_eq!(words(&compose()["volumes"]), with_socket);
+
+    let page = text_of("docs/deploying.md");
+    let commands: Vec<&str> = page.split("\n```").filter(|block| block.trim_start().starts_with("docker run ")).collect();
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let given: Vec<&str> = words.windows(2).filter(|pair| pair[0] == "--volume").map(|pair| pair[1]).collect();
+        assert_eq!(given, with_socket, "{command}");
+    }
+}
+
+#[test]
+fn the_unit_hides_nothing_below_sys() {
+    let unit = text_of("deploy/systemd/remora.service");
+    let settings: Vec<&str> = unit.lines().filter(|line| !line.starts_with('#')).collect();
+    // Read-only is enough; ProtectKernelTunables= is that. These would take /sys/kernel/tracing or all of /sys away.
+    for hides in ["InaccessiblePaths=", "TemporaryFileSystem=", "RootDirectory=", "RootImage=", "PrivateNetwork=", "MountAPIVFS="] {
+        assert!(!settings.iter().any(|line| line.starts_with(hides)), "{hides}");
+    }
+    assert!(settings.contains(&"ProtectKernelTunables=yes"));
+    let calls = settings.iter().find_map(|line| line.strip_prefix("SystemCallFilter=")).unwrap();
+    assert!(["bpf", "perf_event_open"].iter().all(|call| calls.split(' ').any(|word| word == *call)), "{calls}");
 }
 
 fn compose() -> Value {
