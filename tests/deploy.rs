@@ -108,6 +108,7 @@ settings: {log: debug, max_connections: 1000000, port: '80,5432'}
 address: '[::]'
 port: 7118
 tracefs: false
+btf: {configMap: kernels.types}
 security: {seccompProfile: RuntimeDefault, appArmorProfile: '', seLinuxType: ''}
 nodeSelector: {pool: blue}
 maxUnavailable: 3
@@ -135,7 +136,9 @@ podMonitor: {enabled: true, interval: 1m, labels: {release: main}}
     assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux", "pool": "blue"}));
     let container = &pod["containers"][0];
     assert_eq!(container["image"], "remora/agent:1.2.3");
-    assert_eq!([&container["volumeMounts"], &pod["volumes"]].map(|list| list.as_array().unwrap().len()), [1, 1], "no tracefs");
+    assert_eq!(container["volumeMounts"][1], json!({"name": "btf", "mountPath": "/etc/remora/btf", "readOnly": true}));
+    assert_eq!(pod["volumes"][1], json!({"name": "btf", "configMap": {"name": "kernels.types"}}));
+    assert_eq!([&container["volumeMounts"], &pod["volumes"]].map(|list| list.as_array().unwrap().len()), [2, 2], "no tracefs");
     assert_eq!(container["ports"][0]["containerPort"], 7118);
     assert_eq!(container["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     assert_eq!(container["securityContext"].get("seLinuxOptions"), None);
@@ -163,6 +166,8 @@ fn the_chart_refuses_values_that_it_does_not_know_or_that_cannot_be() {
         ("privileged: maybe", "privileged: Invalid type"),
         ("security: {seccompProfile: none}", "seccompProfile"),
         ("tracefs: maybe", "tracefs: Invalid type"),
+        ("btf: {configmap: types}", "configmap is not allowed"),
+        ("btf: {configMap: Kernel Types}", "configMap"),
         ("resources: {limits: {memory: lots}}", "memory"),
         ("resources: {limits: {mem: 1Gi}}", "mem is not allowed"),
         ("tolerations: [{operator: Any}]", "operator"),
