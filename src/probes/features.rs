@@ -19,7 +19,7 @@ use libbpf_rs::{
     },
     libbpf_sys::{self, bpf_func_id, bpf_map_type, bpf_prog_type},
 };
-use nix::errno::Errno;
+use nix::{errno::Errno, libc};
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -168,6 +168,9 @@ pub struct Features {
     pub host_network_namespace: Option<bool>,
     /// A trivial program was loaded. `Some(false)`: refused although the capabilities are held, as a seccomp filter does.
     pub bpf_call: Option<bool>,
+    /// An event of perf was opened. `Some(false)`: refused although CAP_PERFMON is held, as Debian and Ubuntu do where
+    /// `kernel.perf_event_paranoid` is above 2: theirs wants CAP_SYS_ADMIN.
+    pub perf_events: Option<bool>,
     /// What CAP_SYS_PTRACE grants works. `Some(false)`: refused although it is held, as AppArmor does. Unknown without it.
     pub reads_processes: Option<bool>,
     /// The socket of Docker or podman, where there is one.
@@ -263,6 +266,7 @@ impl Features {
             host_pid_namespace,
             host_network_namespace: if host_pid_namespace == Some(true) { privileges::host_network_namespace(proc) } else { None },
             bpf_call: None,
+            perf_events: None,
             reads_processes: if ptrace { privileges::reads_processes(proc) } else { None },
             docker_socket: engines.iter().find(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())).cloned(),
             kernel,
@@ -290,6 +294,7 @@ impl Features {
         self.atomic_fetch = atomic_fetch();
         self.task_btf = has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_get_current_task_btf);
         self.task_pt_regs = has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_task_pt_regs);
+        self.perf_events = perf_events();
         libbpf_rs::set_print(previous);
     }
 
@@ -298,12 +303,13 @@ impl Features {
         privileges::grant(&self.capabilities, capability)
     }
 
-    /// Who keeps the processor for the data programs of tracepoints. Perf's numbers of tracepoints are found in tracefs.
+    /// Who keeps the processor for the data programs of tracepoints. Perf's numbers of tracepoints are found in tracefs, and perf may be
+    /// refused: then some runs are left out, which is better than none.
     pub fn processor_holder(&self) -> ProcessorHolder {
         match (self.preemptible_tracepoints, &self.tracefs) {
             (false, _) => ProcessorHolder::Tracepoint,
-            (true, Some(_)) => ProcessorHolder::Perf,
-            (true, None) => ProcessorHolder::Program,
+            (true, Some(_)) if self.perf_events != Some(false) => ProcessorHolder::Perf,
+            (true, _) => ProcessorHolder::Program,
         }
     }
 
@@ -503,6 +509,32 @@ fn load_filter(instructions: &'static [[u8; 8]]) -> Result<(), Errno> {
     load(libbpf_sys::BPF_PROG_TYPE_SOCKET_FILTER, instructions, None).map(drop)
 }
 
+/// Opens an event that counts nothing, as one is opened for a tracepoint: of all tasks, on the first processor. Other refusals than
+/// these two say nothing of privileges.
+fn perf_events() -> Option<bool> {
+    const ALL_TASKS: libc::pid_t = -1;
+    const CPU: libc::c_int = 0;
+    const NO_GROUP: libc::c_int = -1;
+    let event = libbpf_sys::perf_event_attr {
+        type_: libbpf_sys::PERF_TYPE_SOFTWARE,
+        size: size_of::<libbpf_sys::perf_event_attr>() as u32,
+        config: u64::from(libbpf_sys::PERF_COUNT_SW_DUMMY),
+        ..Default::default()
+    };
+    let flags = libc::c_ulong::from(libbpf_sys::PERF_FLAG_FD_CLOEXEC);
+    // SAFETY: the first argument is an event that tells its size, which the call copies; the others are numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(&event), ALL_TASKS, CPU, NO_GROUP, flags) };
+    let opened = Errno::result(fd).map(|fd| {
+        // SAFETY: the descriptor was made above and nobody else has it. Descriptors fit.
+        drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+    });
+    match opened {
+        Ok(()) => Some(true),
+        Err(Errno::EACCES | Errno::EPERM) => Some(false),
+        Err(_) => None,
+    }
+}
+
 /// The perf PMU exists where kprobes are compiled in, whether or not tracefs can be read.
 fn kprobes(tracefs: Option<&Path>) -> Option<bool> {
     if Path::new("/sys/bus/event_source/devices/kprobe").exists() || tracefs.is_some_and(|folder| folder.join("kprobe_events").exists()) {
@@ -624,6 +656,7 @@ pub(crate) mod tests {
             host_pid_namespace: Some(true),
             host_network_namespace: Some(true),
             bpf_call: Some(true),
+            perf_events: Some(true),
             reads_processes: Some(true),
             docker_socket: Some(PathBuf::from("/var/run/docker.sock")),
         }
@@ -641,6 +674,19 @@ pub(crate) mod tests {
         assert_eq!(lockdown(Some("[none] integrity confidentiality\n")), "none");
         assert_eq!(lockdown(None), "none");
         assert_eq!(lockdown(Some("")), "unknown");
+    }
+
+    #[test]
+    fn perf_holds_the_processor_where_it_must_and_may() {
+        let holder = |preemptible, tracefs: bool, perf_events| {
+            let tracefs = tracefs.then(|| PathBuf::from("/sys/kernel/tracing"));
+            Features { preemptible_tracepoints: preemptible, tracefs, perf_events, ..complete() }.processor_holder()
+        };
+        assert_eq!(holder(true, true, Some(true)), ProcessorHolder::Perf);
+        assert_eq!(holder(true, true, None), ProcessorHolder::Perf, "unknown is tried");
+        assert_eq!(holder(true, true, Some(false)), ProcessorHolder::Program);
+        assert_eq!(holder(true, false, Some(true)), ProcessorHolder::Program);
+        assert_eq!(holder(false, true, Some(false)), ProcessorHolder::Tracepoint);
     }
 
     #[test]
