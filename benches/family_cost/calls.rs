@@ -24,11 +24,9 @@ use super::support::statistics::Spread;
 
 /// A small request or answer.
 const MESSAGE_LEN: usize = 100;
-/// Sends before as many receives: the clock is read three times for all of them, and no buffer and no window is ever full.
+/// Sends and then as many receives, which make one sample: enough that the three readings of the clock weigh little, so few that no buffer
+/// and no window is ever full, and that most samples are not interrupted on a machine with other work.
 const BURST: u32 = 16;
-const BURSTS: u32 = 4;
-/// Calls of each direction of which one figure is made: so short that most are not interrupted.
-const SAMPLE: u32 = BURST * BURSTS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -185,25 +183,21 @@ impl Calls {
         // The first samples warm caches up.
         let warm_up = samples / 8 + 1;
         for sample in 0..samples + warm_up {
-            let (mut sent, mut received) = (Duration::ZERO, Duration::ZERO);
-            for _ in 0..BURSTS {
-                let begin = Instant::now();
-                for _ in 0..BURST {
-                    self.send()?;
-                }
-                let middle = Instant::now();
-                for _ in 0..BURST {
-                    self.receive()?;
-                }
-                sent += middle - begin;
-                received += middle.elapsed();
+            let begin = Instant::now();
+            for _ in 0..BURST {
+                self.send()?;
             }
+            let middle = Instant::now();
+            for _ in 0..BURST {
+                self.receive()?;
+            }
+            let (sent, received) = (middle - begin, middle.elapsed());
             if sample >= warm_up {
-                sends.push(sent.as_nanos() as f64 / f64::from(SAMPLE));
-                receives.push(received.as_nanos() as f64 / f64::from(SAMPLE));
+                sends.push(sent.as_nanos() as f64 / f64::from(BURST));
+                receives.push(received.as_nanos() as f64 / f64::from(BURST));
             }
         }
-        let calls = (samples + warm_up) as u64 * u64::from(SAMPLE) * 2;
+        let calls = (samples + warm_up) as u64 * u64::from(BURST) * 2;
         Ok(Times { send: Spread::of(sends).median, receive: Spread::of(receives).median, calls })
     }
 }

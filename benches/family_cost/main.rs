@@ -101,7 +101,7 @@ fn main() -> Result<()> {
     let mut number = |name: &str, quick: usize, otherwise: usize| {
         arguments.take(name).map_or(Ok(if arguments.quick { quick } else { otherwise }), |text| text.parse())
     };
-    let (rounds, samples) = (number("--rounds", 2, 15)?, number("--samples", 16, 240)?);
+    let (rounds, samples) = (number("--rounds", 2, 15)?, number("--samples", 50, 1_000)?);
     ensure!(rounds > 0 && samples > 0, "no rounds, no figures");
     let alone = arguments.take("--alone").is_some();
     arguments.nothing_left()?;
@@ -131,7 +131,7 @@ fn main() -> Result<()> {
     let floor_ns = {
         let _statistics = Statistics::enable()?;
         for variant in variants.iter_mut().filter(|variant| variant.refused.is_none() && variant.way.is_some()) {
-            for _ in 0..rounds.min(2) {
+            for _ in 0..rounds.div_ceil(5) {
                 let (_, runs) = bench.round(variant)?;
                 variant.accounted.push(runs);
             }

@@ -4,7 +4,7 @@
 # modules nor network are needed; in it the agent watches a fixed amount of traffic with each family over each transport (guest/init).
 # What it says must be exactly that traffic, with nothing lost, and what does not work must be what `remora doctor` says (judge.py).
 #
-#   tests/kernels/run.sh [-jN] [--markdown | --check | --write] [KERNEL...]    all of the table below, or some by their first column
+#   tests/kernels/run.sh [-jN] [--markdown | --check | --write] [KERNEL...]   all of the table in guests.sh, or some by their first column
 #
 # -jN boots so many guests at a time. --markdown prints the table as Markdown; --write puts that into docs/kernels.md, and --check
 # fails where it is another one. --write also makes the baseline of what the verifier has to do (verifier.py) anew; else it is held
@@ -14,22 +14,9 @@
 # target/kernels/NAME, the consoles are NAME.console, the doctor's words NAME.doctor.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=tests/support/debian.sh
-source tests/support/debian.sh
-# shellcheck source=tests/kernels/suites.sh
-source tests/kernels/suites.sh
+# shellcheck source=tests/kernels/guests.sh
+source tests/kernels/guests.sh
 
-# Name, Debian suites, package (the newest of all the suites is taken), and the families of hooks that must be usable at least.
-# The last two have scripts of their own.
-KERNELS='
-5.10             bullseye             linux-image-5\.10\.0-[0-9]+-cloud-amd64        fentry,kprobe,syscalls,packet
-6.1              bookworm             linux-image-6\.1\.0-[0-9]+-cloud-amd64         fentry,kprobe,syscalls,packet
-6.1-rt           bookworm             linux-image-6\.1\.0-[0-9]+-rt-amd64            kprobe,syscalls,packet
-6.12             trixie               linux-image-6\.12\.[0-9]+.deb13-cloud-amd64    socket,fentry,kprobe,syscalls,packet
-newest           sid,trixie-backports linux-binary-[0-9.]+.deb[0-9]+-cloud-amd64     socket,kprobe,syscalls,packet
-5.10-without-btf -                    without-btf.sh                                 kprobe,syscalls,packet
-6.1-arm64        -                    arm64.sh                                       kprobe,syscalls,packet
-'
 # Every family that there is, and the traffic of one run: requests over a connection that is kept, requests with one each, look-ups;
 # small and large requests of the pair by each of its means; attempts to a closed port. For the guest and for judge.py.
 PLAN='
@@ -42,57 +29,10 @@ ASKED=2
 BODY_BYTES=5000
 REFUSED=3
 '
-# Of a boot with everything in it, a minute on an idle machine; software emulation on a busy one takes long.
-BOOT_SECONDS=900
 PROGRAMS=(nginx curl unbound)
 DOCUMENT=docs/kernels.md
-# Nested KVM is there on many machines and works on few.
-accelerator=${ACCELERATOR:-tcg}
 remora=${REMORA:-target/release/remora}
-kernels=$CACHE/kernels
 out=target/kernels
-
-# The image of the newest package of some suites.
-fetch_kernel() {
-	local name=$1 pattern=$2 suites=$3 suite package
-	# shellcheck disable=SC2086
-	use_suites "$kernels/apt-$name" amd64 $suites
-	for suite in $suites; do
-		compgen -G "$kernels/apt-$name/lists/*_dists_${suite}_InRelease" >/dev/null || die "$name: no list of packages of Debian's $suite"
-	done
-	package=$(newest_package "^$pattern\$")
-	[[ $package ]] || die "$name: none of $pattern in Debian's $suites; see the table in this script"
-	say "$name: fetching $package"
-	fetch_package "$package" "$work/package.deb"
-	dpkg-deb --fsys-tarfile "$work/package.deb" | tar -xO --wildcards '*/vmlinuz*' >"$kernels/vmlinuz-$name.part"
-	mv "$kernels/vmlinuz-$name.part" "$kernels/vmlinuz-$name"
-	rm "$work/package.deb"
-	unset APT_CONFIG
-}
-
-# The kernels that are not kept yet; of each only the image stays. A script of its own is asked each time: it knows what it keeps, and
-# it is given the folder for programs of another architecture.
-fetch_kernels() {
-	local name suites pattern families
-	while read -r name suites pattern families; do
-		if [[ $suites == - ]]; then
-			"tests/kernels/$pattern" "$work/$pattern.root" || die "$name: tests/kernels/$pattern failed"
-			[[ -s $kernels/vmlinuz-$name ]] || die "$name: tests/kernels/$pattern left no $kernels/vmlinuz-$name"
-		elif [[ ! -s $kernels/vmlinuz-$name ]]; then
-			fetch_kernel "$name" "$pattern" "${suites//,/ }"
-		fi
-	done
-}
-
-# A program under a name, and the libraries that it needs at their places of this host.
-copy_program() {
-	local root=$1 name=$2 program=$3 library
-	rm -f "$root/bin/$name"
-	install -D -m 755 "$program" "$root/bin/$name"
-	ldd "$program" | grep -oE '/[^ ]+' | while read -r library; do
-		[[ -e $root$library ]] || install -D -m 755 "$library" "$root$library"
-	done
-}
 
 # The root folder of the guests of this host's architecture.
 make_root() {
@@ -105,10 +45,6 @@ make_root() {
 	gcc -O2 -static -o "$root/bin/pair" tests/kernels/guest/pair.c
 	copy_program "$root" remora "$remora"
 	strip "$root/bin/remora"
-}
-
-pack() {
-	(cd "$1" && find . | busybox cpio -o -H newc 2>/dev/null) >"$2"
 }
 
 # What all guests of an architecture have, over its programs.
@@ -155,29 +91,6 @@ make_guest() {
 	esac
 	printf 'CHANNEL=%s\nPROGRAMS="%s"\nOPTIONS="%s"\n' "$channel" "$programs" "$options" >"$root/guest/kernel"
 	cp "$root/guest/kernel" "$out/$name/"
-}
-
-# Without cmpxchg16b, which QEMU 7.2 emulates wrongly: Linux 6.12 falls over it. And without a check that the timer ticks, which on a busy
-# machine it does too late for the kernel; and without a check of interrupts that nobody wanted, for which PREEMPT_RT takes those of a
-# serial port that sends much: it shut the port off.
-boot() {
-	local name=$1 initrd=$2 console machine
-	case $name in
-	*-arm64)
-		console=ttyAMA0
-		# shellcheck disable=SC2054
-		machine=(qemu-system-aarch64 -M virt -cpu cortex-a72 -serial "file:$out/$name.console"
-			-chardev "file,id=report,path=$out/$name.report" -device pci-serial,chardev=report)
-		;;
-	*)
-		console=ttyS0
-		machine=(qemu-system-x86_64 -accel "$accelerator" -cpu "max,cx16=off" -serial "file:$out/$name.console" -serial "file:$out/$name.report")
-		;;
-	esac
-	timeout --foreground "$BOOT_SECONDS" "${machine[@]}" -smp 2 -m 1024 -nodefaults -display none -no-reboot \
-		-kernel "$kernels/vmlinuz-$name" -initrd "$initrd" \
-		-append "console=$console quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check noirqdebug" \
-		</dev/null >"$out/$name.qemu" 2>&1 || say "$name: QEMU ended with $?: $(tail -n1 "$out/$name.qemu")"
 }
 
 # One kernel from its boot to its rows.
@@ -230,11 +143,8 @@ while [[ ${1-} == -* ]]; do
 done
 [[ -x $remora ]] || die "no $remora: make build, or REMORA=FILE"
 [[ $(uname -m) == x86_64 ]] || die "only from x86-64"
-table=$(grep . <<<"$KERNELS")
-if (($#)); then
-	[[ $form != check && $form != write ]] || die "--$form is for the whole table"
-	table=$(for name in "$@"; do awk -v name="$name" '$1 == name' <<<"$table" | grep . || die "no kernel $name in the table"; done)
-fi
+(($# == 0)) || [[ $form != check && $form != write ]] || die "--$form is for the whole table"
+table=$(choose_kernels "$@")
 packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev file python3 nginx-light curl unbound debian-archive-keyring)
 ! grep -q -- '-arm64' <<<"$table" || packages+=(qemu-system-arm)
 ! grep -q -- '-without-btf' <<<"$table" || packages+=(bpftool xz-utils)
