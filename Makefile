@@ -70,6 +70,7 @@ fuzz-replay: deps rust ## the inputs that fuzzing kept, without a fuzzer
 
 bench: deps-test rust ## the figures of docs/kernels.md; options in ARGS, e.g. make bench ARGS=--quick
 	$(CARGO) build --release
+	$(CARGO) bench --bench family_cost -- $(ARGS)
 	$(CARGO) bench --bench hook_cost -- $(ARGS)
 	$(CARGO) bench --bench overhead -- $(ARGS)
 	$(CARGO) bench --bench pipeline -- $(ARGS)

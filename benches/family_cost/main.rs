@@ -46,9 +46,8 @@ const DEEDS: [Deed; 6] = [
     Deed { calls: Kind::Tcp, counted_only: true },
     Deed { calls: Kind::Tcp, counted_only: false },
 ];
-const OTHER: usize = 0;
-const DEVICE: usize = 1;
-const UNIX: usize = 2;
+/// Places in it.
+const NOT_OF_TCP: [usize; 4] = [0, 1, 2, 3];
 const TCP_COUNTED: usize = 4;
 const TCP_CAPTURED: usize = 5;
 
@@ -59,6 +58,17 @@ struct Deed {
     counted_only: bool,
 }
 
+/// Of one deed.
+#[derive(Clone, Copy, Debug)]
+struct Figures {
+    times: Times,
+    /// Of the data programs meanwhile; zero unless the kernel keeps statistics.
+    runs: ProgramRuns,
+}
+
+/// One of each deed.
+type Round = Vec<Figures>;
+
 /// Nothing, or the programs of a family in one of their ways.
 struct Variant {
     /// `None`: nothing is loaded.
@@ -68,9 +78,9 @@ struct Variant {
     /// typed or plain, as it was loaded.
     flavour: String,
     refused: Option<String>,
-    rounds: Vec<[Times; DEEDS.len()]>,
-    /// With the kernel's statistics: for each round the runs of the data programs in each deed, and the calls.
-    accounted: Vec<[(ProgramRuns, u64); DEEDS.len()]>,
+    rounds: Vec<Round>,
+    /// Rounds of which the kernel keeps statistics: their times count for nothing.
+    accounted: Vec<Round>,
 }
 
 impl Variant {
@@ -85,7 +95,7 @@ impl Variant {
 
     /// Runs of the data programs for one call of a deed, by round.
     fn runs_per_call(&self, deed: usize) -> impl Iterator<Item = f64> {
-        self.accounted.iter().map(move |deeds| deeds[deed].0.count as f64 / deeds[deed].1 as f64)
+        self.accounted.iter().map(move |deeds| deeds[deed].runs.count as f64 / deeds[deed].times.calls as f64)
     }
 }
 
@@ -118,7 +128,7 @@ fn main() -> Result<()> {
             let variant = &mut variants[(turn + round) % len];
             if variant.refused.is_none() {
                 match bench.round(variant) {
-                    Ok((deeds, _)) => variant.rounds.push(deeds),
+                    Ok(deeds) => variant.rounds.push(deeds),
                     Err(error) => {
                         eprintln!("{}: {error:#}", variant.name());
                         variant.refused = Some(format!("{error:#}"));
@@ -132,8 +142,8 @@ fn main() -> Result<()> {
         let _statistics = Statistics::enable()?;
         for variant in variants.iter_mut().filter(|variant| variant.refused.is_none() && variant.way.is_some()) {
             for _ in 0..rounds.div_ceil(5) {
-                let (_, runs) = bench.round(variant)?;
-                variant.accounted.push(runs);
+                let deeds = bench.round(variant)?;
+                variant.accounted.push(deeds);
             }
         }
         bench.statistics_floor_ns()?
@@ -189,11 +199,11 @@ impl<'a> Bench<'a> {
     }
 
     /// Every deed once, with the programs of a variant.
-    fn round(&mut self, variant: &mut Variant) -> Result<([Times; DEEDS.len()], [(ProgramRuns, u64); DEEDS.len()])> {
+    fn round(&mut self, variant: &mut Variant) -> Result<Round> {
         let watch = variant.way.as_ref().map(|way| Watch::start(self.features, way, self.reading_processor)).transpose()?;
-        let mut all = Vec::new();
+        let mut round = Vec::new();
         for deed in DEEDS {
-            all.push(self.deed(deed, watch.as_ref()).with_context(|| format!("{} calls", deed.calls))?);
+            round.push(self.deed(deed, watch.as_ref()).with_context(|| format!("{} calls", deed.calls))?);
         }
         if let Some(watch) = watch {
             variant.flavour = watch.probes.flavour().to_string();
@@ -203,13 +213,10 @@ impl<'a> Bench<'a> {
             }
             watch.stop()?;
         }
-        let times: Vec<_> = all.iter().map(|(times, _)| *times).collect();
-        let runs: Vec<_> = all.iter().map(|(times, runs)| (*runs, times.calls)).collect();
-        let whole = "as many figures as deeds";
-        Ok((times.try_into().ok().context(whole)?, runs.try_into().ok().context(whole)?))
+        Ok(round)
     }
 
-    fn deed(&mut self, deed: Deed, watch: Option<&Watch>) -> Result<(Times, ProgramRuns)> {
+    fn deed(&mut self, deed: Deed, watch: Option<&Watch>) -> Result<Figures> {
         if let Some(watch) = watch {
             watch.forget();
         }
@@ -220,7 +227,7 @@ impl<'a> Bench<'a> {
         let before = watch.map(Watch::runs).unwrap_or_default();
         let times = self.go()?;
         let after = watch.map(Watch::runs).unwrap_or_default();
-        Ok((times, ProgramRuns { count: after.count - before.count, time_ns: after.time_ns - before.time_ns }))
+        Ok(Figures { times, runs: ProgramRuns { count: after.count - before.count, time_ns: after.time_ns - before.time_ns } })
     }
 
     fn open(&mut self, calls: Kind) -> Result<()> {
@@ -263,7 +270,7 @@ impl Drop for Bench<'_> {
 
 /// What a variant adds to one call, within each round.
 fn added(variant: &Variant, base: &Variant, deed: usize, of: fn(&Times) -> f64) -> Spread {
-    Spread::of(variant.rounds.iter().zip(&base.rounds).map(|(with, without)| of(&with[deed]) - of(&without[deed])))
+    Spread::of(variant.rounds.iter().zip(&base.rounds).map(|(with, without)| of(&with[deed].times) - of(&without[deed].times)))
 }
 
 fn print_table(variants: &[Variant], rounds: usize, floor_ns: f64) {
@@ -274,12 +281,12 @@ fn print_table(variants: &[Variant], rounds: usize, floor_ns: f64) {
          TCP receive, captured | BPF time a captured TCP call, net | runs a TCP call | a captured TCP call, `syscalls` = 1 |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-    let means = [OTHER, DEVICE, UNIX, 3].map(|deed| (deed, Times::mean as fn(&Times) -> f64));
+    let means = NOT_OF_TCP.map(|deed| (deed, Times::mean as fn(&Times) -> f64));
     let of_tcp = [TCP_COUNTED, TCP_CAPTURED].map(|deed| [(deed, (|times| times.send) as fn(&Times) -> f64), (deed, |times| times.receive)]);
     let columns: Vec<_> = means.into_iter().chain(of_tcp.into_iter().flatten()).collect();
     print!("| the call itself |");
     for (deed, of) in &columns {
-        print!(" {} |", Spread::of(base.rounds.iter().map(|round| of(&round[*deed]))));
+        print!(" {} |", Spread::of(base.rounds.iter().map(|round| of(&round[*deed].times))));
     }
     println!(" | | |");
     let whole = |variant: &Variant| added(variant, base, TCP_CAPTURED, Times::mean).median;
@@ -294,8 +301,8 @@ fn print_table(variants: &[Variant], rounds: usize, floor_ns: f64) {
             print!(" {} |", added(variant, base, *deed, *of));
         }
         let net = variant.accounted.iter().map(|deeds| {
-            let (runs, calls) = deeds[TCP_CAPTURED];
-            (runs.time_ns as f64 - floor_ns * runs.count as f64) / calls as f64
+            let Figures { times, runs } = deeds[TCP_CAPTURED];
+            (runs.time_ns as f64 - floor_ns * runs.count as f64) / times.calls as f64
         });
         let ratio = unit.map_or_else(|| "–".to_owned(), |unit| format!("{:.2}", whole(variant) / unit));
         println!(" {} | {:.2} | {ratio} |", Spread::of(net), Spread::of(variant.runs_per_call(TCP_CAPTURED)).median);
