@@ -1,10 +1,11 @@
 //! What each family of hooks adds to sends and receives, and to calls that are none of its business, by the clock and by the kernel's
 //! own statistics; and whether `auto` takes the cheapest.
 //!
-//! `cargo bench --bench family_cost -- [--quick] [--rounds N] [--samples N] [--alone yes]`
+//! `cargo bench --bench family_cost -- [--quick] [--rounds N] [--samples N] [--alone yes] [--unit WORD]`
 //! Root. Prints Markdown for `docs/kernels.md`; progress goes to stderr. It needs nothing beside itself, so that it also runs in the
 //! guests of `tests/kernels/cost.sh`. Fails where a family's programs run for calls that are none of its business, or do not run for
-//! those that are; `--alone yes`: nothing else runs on this machine, so that not one run of them is anybody else's.
+//! those that are; `--alone yes`: nothing else runs on this machine, so that not one run of them is anybody else's. `--unit`: what this
+//! machine's clock counts, where that is not nanoseconds.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -117,6 +118,7 @@ fn main() -> Result<()> {
     let (rounds, samples) = (number("--rounds", 2, 15)?, number("--samples", 50, 1_000)?);
     ensure!(rounds > 0 && samples > 0, "no rounds, no figures");
     let alone = arguments.take("--alone").is_some();
+    let unit = arguments.take("--unit").unwrap_or_else(|| "nanoseconds".to_owned());
     arguments.nothing_left()?;
 
     let features = Features::probe(None, &BtfArchive::None, &[]);
@@ -151,7 +153,7 @@ fn main() -> Result<()> {
         }
         bench.statistics_floor_ns()?
     };
-    print_table(&variants, rounds, floor_ns);
+    print_table(&variants, rounds, floor_ns, &unit);
     let reproaches = print_verdict(&variants, &families, alone);
     if let Some(refused) = variants.iter().find(|variant| variant.refused.is_some()) {
         bail!("{} does not work", refused.name());
@@ -275,9 +277,9 @@ fn added(variant: &Variant, base: &Variant, deed: usize, of: fn(&Times) -> f64) 
     Spread::of(variant.rounds.iter().zip(&base.rounds).map(|(with, without)| of(&with[deed].times) - of(&without[deed].times)))
 }
 
-fn print_table(variants: &[Variant], rounds: usize, floor_ns: f64) {
+fn print_table(variants: &[Variant], rounds: usize, floor_ns: f64, unit: &str) {
     let [base, variants @ ..] = variants else { return };
-    println!("{Machine}. Median (least … greatest) of {rounds} rounds; nanoseconds added to one call.\n");
+    println!("{Machine}. Median (least … greatest) of {rounds} rounds; {unit} added to one call.\n");
     println!(
         "| family, flavour, transport | `getppid` | device | Unix socket | UDP | TCP send, counted | TCP receive, counted | TCP send, captured | \
          TCP receive, captured | BPF time a captured TCP call, net | runs a TCP call | a captured TCP call, `syscalls` = 1 |"
@@ -292,7 +294,7 @@ fn print_table(variants: &[Variant], rounds: usize, floor_ns: f64) {
     }
     println!(" | | |");
     let whole = |variant: &Variant| added(variant, base, TCP_CAPTURED, Times::mean).median;
-    let unit = variants.iter().find(|variant| variant.first && is_of(variant, HookFamily::Syscalls)).map(whole);
+    let syscalls = variants.iter().find(|variant| variant.first && is_of(variant, HookFamily::Syscalls)).map(whole);
     for variant in variants {
         if let Some(refused) = &variant.refused {
             println!("| {} | does not work: {refused} | | | | | | | | | | |", variant.name());
@@ -306,10 +308,10 @@ fn print_table(variants: &[Variant], rounds: usize, floor_ns: f64) {
             let Figures { times, runs } = deeds[TCP_CAPTURED];
             (runs.time_ns as f64 - floor_ns * runs.count as f64) / times.calls as f64
         });
-        let ratio = unit.map_or_else(|| "–".to_owned(), |unit| format!("{:.2}", whole(variant) / unit));
+        let ratio = syscalls.map_or_else(|| "–".to_owned(), |syscalls| format!("{:.2}", whole(variant) / syscalls));
         println!(" {} | {:.2} | {ratio} |", Spread::of(net), Spread::of(variant.runs_per_call(TCP_CAPTURED)).median);
     }
-    println!("\nNet: less {floor_ns:.0} ns a run, which is what the kernel's statistics show of an empty program.");
+    println!("\nNet: less {floor_ns:.0} {unit} a run, which is what the kernel's statistics show of an empty program.");
     for variant in variants.iter().filter(|variant| variant.lost > 0) {
         println!("{}: {} of {} records found no room.", variant.name(), variant.lost, variant.lost + variant.kept);
     }
@@ -347,12 +349,15 @@ fn print_verdict(variants: &[Variant], families: &[HookFamily], alone: bool) -> 
         let firsts = variants.iter().filter(|variant| variant.first && variant.refused.is_none());
         let mut order: Vec<_> = firsts.map(|variant| (added(variant, base, deed, Times::mean).median, variant)).collect();
         order.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-        let names: Vec<_> = order.iter().filter_map(|(_, variant)| Some(variant.way.as_ref()?.family.name())).collect();
-        let auto = families.first().map_or("none", |family| family.name());
+        let (Some((cheapest, _)), Some(auto)) = (order.first(), families.first()) else { continue };
+        let names = |variant: &Variant| variant.way.as_ref().map_or("nothing", |way| way.family.name());
+        let of_auto = order.iter().find(|(_, variant)| is_of(variant, *auto)).map_or(f64::NAN, |(cost, _)| *cost);
+        let order: Vec<_> = order.iter().map(|(cost, variant)| format!("{} {cost:.0}", names(variant))).collect();
         println!(
-            "\nauto: {auto}; cheapest measured: {} (TCP calls, {what}, in this order: {})",
-            names.first().unwrap_or(&"none"),
-            names.join(", ")
+            "\nTCP calls, {what}: auto: {}; measured, the cheapest first: {}; auto's is {:.3} times the cheapest",
+            auto.name(),
+            order.join(", "),
+            of_auto / cheapest
         );
     }
     reproaches

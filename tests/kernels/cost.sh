@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What each family of hooks adds to a call, on kernels in virtual machines: boots each with benches/family_cost and prints its Markdown.
-# The machines are emulated, so the figures of one kernel can be compared with each other and with nothing else; what is right or wrong
-# about them are the counts of runs, and a kernel where these are wrong fails.
+# The machines are emulated and their clock counts instructions, one a nanosecond: so other work on this machine changes nothing, and
+# figures can be compared with each other, but not with those of a real machine, where not all instructions take the same time.
+# What is right or wrong about them are the counts of runs, and a kernel where these are wrong fails.
 #
 #   tests/kernels/cost.sh [KERNEL...]    by the first column of the table in guests.sh, for x86-64; 5.10, 6.1 and 6.12 when none is named
 #
@@ -16,7 +17,12 @@ source tests/kernels/guests.sh
 # shellcheck disable=SC2034
 BOOT_SECONDS=3600
 out=target/kernels/cost
-options=${COST_OPTIONS:---rounds 5 --samples 2000}
+options=${COST_OPTIONS:---rounds 3 --samples 300}
+if [[ $accelerator == tcg ]]; then
+	# shellcheck disable=SC2034
+	boot_options=(-icount "shift=0,sleep=off")
+	options+=" --unit instructions"
+fi
 
 build_bench() {
 	cargo bench --no-run --bench family_cost --message-format json | python3 -c '

@@ -19,6 +19,8 @@ newest           sid,trixie-backports linux-binary-[0-9.]+.deb[0-9]+-cloud-amd64
 '
 # Of a boot with everything in it, a minute on an idle machine; software emulation on a busy one takes long.
 BOOT_SECONDS=900
+# More words for QEMU, of the script that boots.
+boot_options=()
 # Nested KVM is there on many machines and works on few.
 accelerator=${ACCELERATOR:-tcg}
 kernels=$CACHE/kernels
@@ -97,7 +99,7 @@ boot() {
 		machine=(qemu-system-x86_64 -accel "$accelerator" -cpu "max,cx16=off" -serial "file:$out/$name.console" -serial "file:$out/$name.report")
 		;;
 	esac
-	timeout --foreground "$BOOT_SECONDS" "${machine[@]}" -smp 2 -m 1024 -nodefaults -display none -no-reboot \
+	timeout --foreground "$BOOT_SECONDS" "${machine[@]}" "${boot_options[@]}" -smp 2 -m 1024 -nodefaults -display none -no-reboot \
 		-kernel "$kernels/vmlinuz-$name" -initrd "$initrd" \
 		-append "console=$console quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check noirqdebug" \
 		</dev/null >"$out/$name.qemu" 2>&1 || say "$name: QEMU ended with $?: $(tail -n1 "$out/$name.qemu")"
