@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(way(&features, config::Transport::Auto).flavours, [Flavour::Plain]);
         assert_eq!(way(&features, config::Transport::Auto).transport, Transport::Ring);
         features.ring_buffer = Some(false);
-        assert!(matches!(way(&features, config::Transport::Auto).transport, Transport::Perf { buffer_bytes: 262_144.. }));
+        assert!(matches!(way(&features, config::Transport::Auto).transport, Transport::Perf { buffer_bytes: 131_072.. }));
         let refusal = choose_hooks(&features, Hooks::Kprobe, config::Transport::Ring).unwrap_err().to_string();
         assert_eq!(refusal, "the hooks kprobe cannot work on this host: the BPF ring buffer (Linux 5.8)");
         features.kernel = "4.19.0-27-amd64".to_owned();

@@ -145,7 +145,11 @@ impl Probes {
         let loaded: HashMap<_, _> = self.object.progs_mut().map(|program| (program.name().to_owned(), program)).collect();
         for program in programs::of_family(options.way.family) {
             let name = program.name;
-            let health = if options.way.absent.contains(&name) {
+            let absent = options.way.absent.contains(&name);
+            if absent && matches!(program.hook, Hook::PerfTracepoint(_) | Hook::Walk) {
+                continue; // nothing is missing where it is not needed
+            }
+            let health = if absent {
                 Health::Unsupported
             } else if let Some(refused) = refused.iter().find(|refused| refused.program == name) {
                 Health::Failed(refused.why.clone())

@@ -61,7 +61,7 @@ impl Transport {
 
 /// Of one CPU's perf buffer, a power of two: its share, and room for several of the largest records.
 fn buffer_bytes(ring_bytes: u32, cpus: usize) -> u32 {
-    const LEAST: u32 = 256 << 10;
+    const LEAST: u32 = 128 << 10;
     (ring_bytes / (cpus.max(1) as u32).next_power_of_two()).max(LEAST)
 }
 
@@ -236,6 +236,6 @@ mod tests {
     fn each_cpu_has_its_part_of_the_bytes() {
         assert_eq!(buffer_bytes(8 << 20, 2), 4 << 20);
         assert_eq!(buffer_bytes(8 << 20, 3), 2 << 20);
-        assert_eq!(buffer_bytes(64 << 10, 64), 256 << 10);
+        assert_eq!(buffer_bytes(64 << 10, 64), 128 << 10);
     }
 }
