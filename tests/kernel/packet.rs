@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::Stdio,
@@ -21,7 +21,7 @@ use crate::{
     recording::{after_ready, assert_same},
     support::{
         agent::{Agent, remora},
-        capture::assert_same_exchanges,
+        capture::{assert_same_exchanges, listening},
         dns::{Unbound, ZONE_NAME},
         exchange::{Exchange, Report},
         free_port,
@@ -172,18 +172,7 @@ fn a_bridge_shows_what_it_passes_on(transport: &str) {
 fn tcpdump(namespace: &Namespace, file: &Path) -> Process {
     let mut tcpdump = namespace.command("tcpdump");
     tcpdump.args(["-i", "br0", "-s", "0", "-B", "65536", "--immediate-mode", "-U", "-Z", "root", "-w"]).arg(file);
-    let mut process = Process::spawn(tcpdump.stdout(Stdio::null()).stderr(Stdio::piped()));
-    let mut stderr = BufReader::new(process.stderr());
-    let mut line = String::new();
-    while !line.contains("listening on") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).expect("read tcpdump's words") > 0, "tcpdump ended before it listened");
-    }
-    std::thread::Builder::new()
-        .name("tcpdump-stderr".into())
-        .spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()))
-        .expect("start a thread");
-    process
+    listening(tcpdump)
 }
 
 #[test]

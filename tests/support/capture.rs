@@ -31,6 +31,23 @@ pub struct Capture {
 /// Sent as the last packet: tcpdump is behind by up to a second, and drops what it has not read when it is stopped.
 const LAST: &[u8] = b"the last packet of this capture";
 
+/// Starts tcpdump and waits until it captures.
+pub fn listening(mut tcpdump: Command) -> Process {
+    let mut process = Process::spawn(tcpdump.stdout(Stdio::null()).stderr(Stdio::piped()));
+    let mut stderr = BufReader::new(process.stderr());
+    let mut line = String::new();
+    while !line.contains("listening on") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).expect("read tcpdump's words") > 0, "tcpdump ended before it listened");
+    }
+    // tcpdump writes little more; a closed pipe would end it with its last words.
+    std::thread::Builder::new()
+        .name("tcpdump-stderr".into())
+        .spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()))
+        .expect("start a thread");
+    process
+}
+
 impl Capture {
     /// Captures all that comes after this call.
     pub fn start(port: u16) -> Self {
@@ -42,18 +59,7 @@ impl Capture {
             .args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w"])
             .arg(&file)
             .arg(format!("port {port} or port {}", port_of(&marker)));
-        let mut process = Process::spawn(tcpdump.stdout(Stdio::null()).stderr(Stdio::piped()));
-        let mut stderr = BufReader::new(process.stderr());
-        let mut line = String::new();
-        while !line.contains("listening on") {
-            line.clear();
-            assert!(stderr.read_line(&mut line).expect("read tcpdump's words") > 0, "tcpdump ended before it listened");
-        }
-        // tcpdump writes little more; a closed pipe would end it with its last words.
-        std::thread::Builder::new()
-            .name("tcpdump-stderr".into())
-            .spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()))
-            .expect("start a thread");
+        let process = listening(tcpdump);
         Self { process, directory, marker }
     }
 
