@@ -6,7 +6,10 @@ use crate::model::{ConnectionId, Endpoint, Exchange, Flags, Protocol, Value};
 /// So many wait; others go without.
 const EARLY_MAX: usize = 1024;
 
-/// Exchanges of UDP sockets, in the order in which they came. They wait for one tick at most.
+/// One waits for so long, and then until the next tick: the sender's own call may still be on its way out of the kernel.
+pub const WAIT_NS: u64 = 500_000_000;
+
+/// Exchanges of UDP sockets, in the order in which they came.
 #[derive(Default)]
 pub struct Early(Vec<Held>);
 
@@ -79,6 +82,11 @@ impl Early {
 }
 
 impl Held {
+    /// It has waited for long enough.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.end_ns) >= WAIT_NS
+    }
+
     /// Lends the exchange.
     pub fn with(&self, then: impl FnOnce(&Exchange<'_>)) {
         let attributes: Vec<(&'static str, Value<'_>)> = self

@@ -275,6 +275,7 @@ impl Outlets {
         let mut report = |report| drop(self.report.try_send(Report { queue_depth: messages.len(), ..report }));
         for message in messages {
             if !worker.handle(&message, &mut wish, &mut report) {
+                self.pass_lines(worker.lines());
                 break;
             }
             if let Message::Events(batch) = message {

@@ -103,7 +103,7 @@ impl Sockets {
 
     /// About a second has passed.
     pub fn tick(&mut self, now_ns: u64, around: &mut Around) {
-        for held in self.early.take(|_| true) {
+        for held in self.early.take(|held| held.is_due(now_ns)) {
             emit(&mut self.table, &held, around);
         }
         let Self { table, met, .. } = self;
@@ -121,6 +121,13 @@ impl Sockets {
             }
             !forgotten
         });
+    }
+
+    /// No more will come: who waits goes out as well known as it is.
+    pub fn end(&mut self, around: &mut Around) {
+        for held in self.early.take(|_| true) {
+            emit(&mut self.table, &held, around);
+        }
     }
 
     /// All that is known of each, and as it was met.

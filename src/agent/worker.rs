@@ -115,9 +115,20 @@ impl Worker {
                 Bettered::End(end) => self.unsettle(|remote| remote.address == end.address),
                 Bettered::Nobody => {}
             },
-            Message::End => return false,
+            Message::End => {
+                self.end();
+                return false;
+            }
         }
         true
+    }
+
+    /// What is said now comes behind the last event, whichever that was for this worker.
+    fn end(&mut self) {
+        let first = self.around.lines.index.len();
+        self.around.sequence = u64::MAX - 1;
+        self.sockets.end(&mut self.around);
+        self.around.lines.sort_from(first);
     }
 
     /// The lines of the last round; to be cleared by whoever took them.

@@ -226,10 +226,21 @@ mod datagrams {
     }
 
     fn say(worker: &mut Worker, id: u64, pid: u32, direction: Direction, number: u64, answer: bool, remote: Option<Endpoint>) {
+        say_at(worker, 2, id, pid, (direction, number, answer), remote);
+    }
+
+    fn say_at(
+        worker: &mut Worker,
+        time_ns: u64,
+        id: u64,
+        pid: u32,
+        (direction, number, answer): (Direction, u64, bool),
+        remote: Option<Endpoint>,
+    ) {
         let flags: [u8; 2] = if answer { [0x81, 0x80] } else { [1, 0] };
         let payload = [&[0, 7][..], &flags, &[0, 1, 0, 0, 0, 0, 0, 0], b"\x04shop\x04test\0", &[0, 1, 0, 1]].concat();
         let size = payload.len() as u32;
-        feed_at(worker, id, pid, 2, Body::Datagram { direction, number, size, unread: false, remote, payload: &payload });
+        feed_at(worker, id, pid, time_ns, Body::Datagram { direction, number, size, unread: false, remote, payload: &payload });
     }
 
     fn tick(worker: &mut Worker, time_ns: u64) {
@@ -237,17 +248,17 @@ mod datagrams {
     }
 
     /// A server that is bound to every address, asked and answering before the asker's own call is over.
-    fn serve_early(worker: &mut Worker) {
+    fn serve_early(worker: &mut Worker, time_ns: u64) {
         let nobody = Endpoint { address: ANY.address, port: 0 };
         meet(worker, 512, 20, [ANY, nobody], Role::Server);
-        say(worker, 512, 20, Direction::Received, 0, false, None);
-        say(worker, 512, 20, Direction::Sent, 0, true, Some(ASKER));
+        say_at(worker, time_ns, 512, 20, (Direction::Received, 0, false), None);
+        say_at(worker, time_ns, 512, 20, (Direction::Sent, 0, true), Some(ASKER));
     }
 
     #[test]
     fn a_server_that_is_faster_than_its_askers_call_waits_for_the_askers_name() {
         let mut worker = worker();
-        serve_early(&mut worker);
+        serve_early(&mut worker, 2);
         assert_eq!(lines(&mut worker).len(), 0);
         meet(&mut worker, 256, 10, [ASKER, TELLER], Role::Client);
         let lines = lines(&mut worker);
@@ -258,8 +269,21 @@ mod datagrams {
     #[test]
     fn it_does_not_wait_for_long() {
         let mut worker = worker();
-        serve_early(&mut worker);
+        // A first tick tells the time; the next one comes at the end of a second.
         tick(&mut worker, SECOND);
+        serve_early(&mut worker, 2 * SECOND - 10);
+        tick(&mut worker, 2 * SECOND);
+        assert_eq!(lines(&mut worker).len(), 0, "the call may be over in a moment");
+        tick(&mut worker, 3 * SECOND);
+        let lines = lines(&mut worker);
+        assert!(lines.len() == 1 && lines[0].contains("\"port\":5000"), "{lines:?}");
+    }
+
+    #[test]
+    fn what_still_waits_at_the_end_is_told() {
+        let mut worker = worker();
+        serve_early(&mut worker, 2);
+        assert!(!worker.handle(&Message::End, &mut |_, _| (), &mut |_| ()));
         let lines = lines(&mut worker);
         assert!(lines.len() == 1 && lines[0].contains("\"port\":5000"), "{lines:?}");
     }
