@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Hook family `kprobe`: the same functions as `fentry`, without types from the
- * kernel. Arguments are kept at the begin of a function until its end.
+ * kernel. Arguments are kept at the begin of a function, and used where it has
+ * moved its bytes.
  *
- * A function that sends ends in a kretprobe. One that receives does not: the
- * kernel keeps a return address for each call under way, of which it has few,
- * and threads that wait in a receive would use them up for everybody. Instead
- * the function is hooked that each of them calls when it has taken its bytes.
+ * That is not its end: for a kretprobe the kernel keeps a return address for
+ * each call under way, of which it has few, and threads that wait in a call
+ * would use them up for everybody. Instead the function is hooked that each of
+ * them calls when it has taken bytes, or given them away.
  *
  * User space says where each is attached: names differ between kernels.
  */
@@ -17,11 +18,9 @@
 enum function {
 	FUNCTION_NONE = 0,
 	FUNCTION_TCP_SEND,
-	FUNCTION_TCP_SENDPAGE,
 	FUNCTION_TCP_RECV,
 	FUNCTION_TCP_SPLICE,
 	FUNCTION_UDP_SEND,
-	FUNCTION_UDPV6_SEND,
 	FUNCTION_UDP_RECV,
 };
 
@@ -31,14 +30,14 @@ struct under_way {
 	__u64 msg;
 	__u64 size;
 	__u32 flags;
-	__u32 seen;	/* bytes of a receive that are reported already */
+	__u32 seen;	/* bytes that are reported already */
 	__u32 function; /* enum function */
 	__u32 _pad;
 };
 
 /*
- * Key: thread. Written at the begin of a function; deleted at its end if that
- * is hooked, else overwritten by the thread's next. LRU, since threads end.
+ * Key: thread. Written at the begin of a function and overwritten by the
+ * thread's next, so what is in here may be over. LRU, since threads end.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -64,26 +63,6 @@ static __always_inline struct under_way *under_way(__u32 function)
 	return call && call->function == function ? call : NULL;
 }
 
-static __always_inline void end_tcp(void *ctx, __u32 function, int ret)
-{
-	struct under_way *call = under_way(function);
-
-	if (!call)
-		return;
-	call->function = FUNCTION_NONE;
-	on_tcp(ctx, (struct sock *)call->sk, (struct msghdr *)call->msg, ret, 0, true);
-}
-
-static __always_inline void end_udp(void *ctx, __u32 function, int ret)
-{
-	struct under_way *call = under_way(function);
-
-	if (!call)
-		return;
-	call->function = FUNCTION_NONE;
-	on_udp(ctx, (struct sock *)call->sk, (struct msghdr *)call->msg, call->size, ret, 0, true);
-}
-
 static __always_inline void begin_recvmsg(struct pt_regs *ctx, __u32 function)
 {
 	__u64 fourth = PT_REGS_PARM4(ctx);
@@ -103,25 +82,55 @@ int begin_tcp_sendmsg(struct pt_regs *ctx)
 	return 0;
 }
 
-SEC("kretprobe")
-int end_tcp_sendmsg(struct pt_regs *ctx)
-{
-	end_tcp(ctx, FUNCTION_TCP_SEND, PT_REGS_RC(ctx));
-	return 0;
-}
-
 /* Before 6.5 (dc97391e6610); since then pages go through tcp_sendmsg. */
 SEC("kprobe")
 int begin_tcp_sendpage(struct pt_regs *ctx)
 {
-	begin(FUNCTION_TCP_SENDPAGE, PT_REGS_PARM1(ctx), 0, 0, 0);
+	begin(FUNCTION_TCP_SEND, PT_REGS_PARM1(ctx), 0, PT_REGS_PARM4(ctx), 0);
 	return 0;
 }
 
-SEC("kretprobe")
-int end_tcp_sendpage(struct pt_regs *ctx)
+/*
+ * How many bytes of the call are in the stream that nobody has reported: no
+ * more than it has handed over, and no more than the stream has grown. Each
+ * alone can mislead: the first is that of a message which is gone, if the call
+ * is over; the second counts what no hook saw.
+ */
+static __always_inline int newly_sent(const struct under_way *call)
 {
-	end_tcp(ctx, FUNCTION_TCP_SENDPAGE, PT_REGS_RC(ctx));
+	struct tcp_sock *tp = (struct tcp_sock *)call->sk;
+	struct msghdr *msg = (struct msghdr *)call->msg;
+	int handed_over = call->size - call->seen;
+	__u64 key = call->sk;
+	struct conn *conn;
+	int grown;
+
+	if (msg)
+		handed_over -= LOAD(msg, msg_iter.count);
+	conn = bpf_map_lookup_elem(&conns, &key);
+	if (!conn || !conn->id)
+		return handed_over;
+	grown = LOAD(tp, write_seq) - (conn->flows[1].base + (__u32)conn->flows[1].position);
+	return grown < handed_over ? grown : handed_over;
+}
+
+/* release_sock(sk): the end of a send, and each time that it lets others at the socket while it waits for room. */
+SEC("kprobe")
+int on_tcp_given(struct pt_regs *ctx)
+{
+	struct under_way *call = under_way(FUNCTION_TCP_SEND);
+	__u64 sk = PT_REGS_PARM1(ctx);
+	int sent;
+
+	if (!call || call->sk != sk)
+		return 0;
+	sent = newly_sent(call);
+	if (sent <= 0)
+		return 0;
+	call->seen += sent;
+	if (call->seen == call->size)
+		call->function = FUNCTION_NONE;
+	on_tcp(ctx, (struct sock *)sk, (struct msghdr *)call->msg, sent, 0, true);
 	return 0;
 }
 
@@ -171,29 +180,45 @@ int on_tcp_taken(struct pt_regs *ctx)
 SEC("kprobe")
 int begin_udp_sendmsg(struct pt_regs *ctx)
 {
-	if (!is_of_ipv6((struct sock *)PT_REGS_PARM1(ctx)))
-		begin(FUNCTION_UDP_SEND, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
-	return 0;
-}
-
-SEC("kretprobe")
-int end_udp_sendmsg(struct pt_regs *ctx)
-{
-	end_udp(ctx, FUNCTION_UDP_SEND, PT_REGS_RC(ctx));
+	begin(FUNCTION_UDP_SEND, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
 	return 0;
 }
 
 SEC("kprobe")
 int begin_udpv6_sendmsg(struct pt_regs *ctx)
 {
-	begin(FUNCTION_UDPV6_SEND, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
+	begin(FUNCTION_UDP_SEND, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
 	return 0;
 }
 
-SEC("kretprobe")
-int end_udpv6_sendmsg(struct pt_regs *ctx)
+/* A send hands its datagram to IP, all of it. */
+static __always_inline void give_udp(void *ctx, struct sk_buff *skb)
 {
-	end_udp(ctx, FUNCTION_UDPV6_SEND, PT_REGS_RC(ctx));
+	struct under_way *call = under_way(FUNCTION_UDP_SEND);
+	struct sock *sk;
+
+	if (!call)
+		return;
+	sk = LOAD(skb, sk);
+	if (call->sk != (__u64)sk)
+		return;
+	call->function = FUNCTION_NONE;
+	on_udp(ctx, sk, (struct msghdr *)call->msg, call->size, call->size, 0, true);
+}
+
+/* ip_send_skb(net, skb) */
+SEC("kprobe")
+int on_udp_given(struct pt_regs *ctx)
+{
+	give_udp(ctx, (struct sk_buff *)PT_REGS_PARM2(ctx));
+	return 0;
+}
+
+/* ip6_send_skb(skb) */
+SEC("kprobe")
+int on_udpv6_given(struct pt_regs *ctx)
+{
+	give_udp(ctx, (struct sk_buff *)PT_REGS_PARM1(ctx));
 	return 0;
 }
 

@@ -328,7 +328,7 @@ impl Features {
         match hook {
             Hook::Tracepoint(name) => self.has_tracepoint(name),
             Hook::FunctionExit(name) => self.functions.contains(name),
-            Hook::Kprobe(_) | Hook::Kretprobe(_) => self.kprobes != Some(false),
+            Hook::Kprobe(_) => self.kprobes != Some(false),
             Hook::PerfTracepoint(_) => self.processor_holder() == ProcessorHolder::Perf,
             // Iterators are typed; 5.9 has that of map elements (a5cbe05a6673).
             Hook::Walk => self.btf == BtfSource::Kernel && version(&self.kernel) >= (5, 9),

@@ -136,7 +136,7 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
         match program.hook {
             Hook::Tracepoint(name) => need(features.has_tracepoint(name), &format!("the tracepoint {name}")),
             Hook::FunctionExit(name) => need(features.has_hook(program.hook), &format!("the function {name}")),
-            Hook::Kprobe(_) | Hook::Kretprobe(_) | Hook::PerfTracepoint(_) | Hook::Walk => {}
+            Hook::Kprobe(_) | Hook::PerfTracepoint(_) | Hook::Walk => {}
         }
     }
     missing

@@ -331,7 +331,6 @@ fn attach(program: &Program, loaded: &ProgramMut<'_>, holder: ProcessorHolder) -
         Hook::PerfTracepoint(name) => by_perf(name),
         Hook::Walk => return Ok(None),
         Hook::Tracepoint(_) | Hook::FunctionExit(_) => loaded.attach(),
-        Hook::Kretprobe(function) => loaded.attach_kprobe(true, function),
         Hook::Kprobe(functions) => {
             let mut outcome = Err(libbpf_rs::Error::from_raw_os_error(Errno::ENOENT as i32));
             for function in functions {

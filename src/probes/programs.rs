@@ -36,8 +36,6 @@ pub enum Hook {
     FunctionExit(&'static str),
     /// The begin of the first of these kernel functions that there is.
     Kprobe(&'static [&'static str]),
-    /// The end of a kernel function.
-    Kretprobe(&'static str),
     /// A tracepoint by way of perf, beside the typed program there; see `enum processor_holder` in `settings.h`.
     PerfTracepoint(&'static str),
     /// An iterator over the connections, where a system call must not go through them.
@@ -48,7 +46,7 @@ const fn program(name: &'static str, part: Part, hook: Hook, required: bool) -> 
     Program { name, part, hook, required }
 }
 
-use Hook::{FunctionExit, Kprobe, Kretprobe, PerfTracepoint, Tracepoint, Walk};
+use Hook::{FunctionExit, Kprobe, PerfTracepoint, Tracepoint, Walk};
 use Part::{Data, Groups, Life, Processes, Reading};
 
 const SOCKET: Part = Data(HookFamily::Socket);
@@ -56,9 +54,8 @@ const FENTRY: Part = Data(HookFamily::Fentry);
 const KPROBE: Part = Data(HookFamily::Kprobe);
 const SYSCALLS: Part = Data(HookFamily::Syscalls);
 
-/// In the order in which they are attached: life before data, so that a connection opened in between is not taken for an old one, and ends
-/// before begins, so that no begin waits for an end in vain.
-pub const PROGRAMS: [Program; 36] = [
+/// In the order in which they are attached: life before data, so that a connection opened in between is not taken for an old one.
+pub const PROGRAMS: [Program; 35] = [
     program("on_set_state_again", Life, PerfTracepoint("inet_sock_set_state"), true),
     program("walk_conns", Reading, Walk, true),
     program("on_set_state", Life, Tracepoint("inet_sock_set_state"), true),
@@ -80,17 +77,16 @@ pub const PROGRAMS: [Program; 36] = [
     program("on_udpv6_sendmsg", FENTRY, FunctionExit("udpv6_sendmsg"), false),
     program("on_udp_recvmsg", FENTRY, FunctionExit("udp_recvmsg"), false),
     program("on_udpv6_recvmsg", FENTRY, FunctionExit("udpv6_recvmsg"), false),
-    program("end_tcp_sendmsg", KPROBE, Kretprobe("tcp_sendmsg"), true),
+    program("on_tcp_given", KPROBE, Kprobe(&["release_sock"]), true),
     program("begin_tcp_sendmsg", KPROBE, Kprobe(&["tcp_sendmsg"]), true),
-    program("end_tcp_sendpage", KPROBE, Kretprobe("tcp_sendpage"), false),
     program("begin_tcp_sendpage", KPROBE, Kprobe(&["tcp_sendpage"]), false),
     // From 6.0 on tcp_cleanup_rbuf is a shell that compilers dissolve in its callers.
     program("on_tcp_taken", KPROBE, Kprobe(&["__tcp_cleanup_rbuf", "tcp_cleanup_rbuf"]), true),
     program("begin_tcp_recvmsg", KPROBE, Kprobe(&["tcp_recvmsg"]), true),
     program("begin_tcp_splice_read", KPROBE, Kprobe(&["tcp_splice_read"]), false),
-    program("end_udp_sendmsg", KPROBE, Kretprobe("udp_sendmsg"), false),
+    program("on_udp_given", KPROBE, Kprobe(&["ip_send_skb"]), false),
+    program("on_udpv6_given", KPROBE, Kprobe(&["ip6_send_skb"]), false),
     program("begin_udp_sendmsg", KPROBE, Kprobe(&["udp_sendmsg"]), false),
-    program("end_udpv6_sendmsg", KPROBE, Kretprobe("udpv6_sendmsg"), false),
     program("begin_udpv6_sendmsg", KPROBE, Kprobe(&["udpv6_sendmsg"]), false),
     program("on_udp_taken", KPROBE, Kprobe(&["skb_consume_udp"]), false),
     program("begin_udp_recvmsg", KPROBE, Kprobe(&["udp_recvmsg"]), false),

@@ -18,7 +18,8 @@ cd "$(dirname "$0")/../.."
 source tests/kernels/guests.sh
 
 # Every family that there is, and the traffic of one run: requests over a connection that is kept, requests with one each, look-ups;
-# small and large requests of the pair by each of its means; attempts to a closed port. For the guest and for judge.py.
+# small and large requests of the pair by each of its means; attempts to a closed port; processes that wait in a send all the while. For
+# the guest and for judge.py.
 PLAN='
 HOOKS="socket fentry kprobe syscalls packet"
 REQUESTS=20
@@ -28,6 +29,7 @@ MEANS="call msg vector file splice uring uring-msg uring-fixed uring-thread"
 ASKED=2
 BODY_BYTES=5000
 REFUSED=3
+STUCK=12
 '
 PROGRAMS=(nginx curl unbound)
 DOCUMENT=docs/kernels.md

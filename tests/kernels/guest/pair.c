@@ -7,13 +7,16 @@
  *   pair server  --address A --port P --means M [--connections C]
  *   pair client  --address A --port P --means M --count N [--connections C] [--size BYTES] [--path PATH]
  *   pair refused --address A --port P --count N
+ *   pair stuck   --address A --port P --count N
  *
  * A server says "ready" when it listens, takes connections one after the
  * other, and ends after C of them, or with SIGTERM. A client makes N requests
  * on each of C connections (1), one after the other: GET, or with --size POST
  * with a body. The answer has a body of the same size. Its status is 200, or
  * NNN where the path is /status/NNN. Both sides know every byte that must
- * arrive. `refused` connects N times to a port where nobody listens.
+ * arrive. `refused` connects N times to a port where nobody listens. `stuck`
+ * has N processes wait in the middle of a send, since nobody reads what they
+ * send; it says "ready" when all of them wait, until SIGTERM.
  *
  * Exit status: 0 all was exact, 1 something was not, 2 wrong arguments, 3 this
  * kernel does not have the means.
@@ -32,11 +35,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HEAD_MAX 4096
@@ -751,6 +757,73 @@ static enum exit_status run_refused(const struct options *options)
 	return EXACT;
 }
 
+/* Whether a process waits, by the state that the kernel tells behind its name. */
+static bool is_waiting(pid_t process)
+{
+	char path[32], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", process);
+	file = fopen(path, "r");
+	if (!file)
+		return false;
+	if (fscanf(file, "%*d %*s %c", &state) != 1)
+		state = 0;
+	fclose(file);
+	return state == 'S';
+}
+
+/* A process that sends until nothing more fits, and waits there. */
+static pid_t start_stuck(const struct options *options)
+{
+	static char bytes[BODY_MAX];
+	pid_t parent = getpid();
+	pid_t process = fork();
+	int fd;
+
+	if (process)
+		return process;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	fd = getppid() == parent ? connect_to(options) : -1;
+	while (fd >= 0 && write(fd, bytes, sizeof(bytes)) > 0)
+		;
+	_exit(WRONG);
+}
+
+static enum exit_status run_stuck(const struct options *options)
+{
+	const struct timespec moment = { .tv_nsec = 10000000 };
+	int listener = listen_at(options);
+
+	if (listener < 0) {
+		complain("listening at %s: %s", options->name, strerror(errno));
+		return WRONG;
+	}
+	alarm(CONNECTION_SECONDS);
+	for (unsigned long n = 0; n < options->count; n++) {
+		pid_t process = start_stuck(options);
+		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		int came = 0, before = -1;
+
+		/* left alone: all that is ever read of it is how much is there */
+		while (process > 0 && fd >= 0 && (came == 0 || came != before || !is_waiting(process))) {
+			nanosleep(&moment, NULL);
+			before = came;
+			if (ioctl(fd, FIONREAD, &came) || kill(process, 0))
+				fd = -1;
+		}
+		if (process < 0 || fd < 0) {
+			complain("a sender at %s: %s", options->name, strerror(errno));
+			return WRONG;
+		}
+	}
+	alarm(0);
+	printf("pair: stuck %s: ready\n", options->name);
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
 /* ---- arguments -------------------------------------------------------- */
 
 static enum exit_status usage(void)
@@ -759,6 +832,7 @@ static enum exit_status usage(void)
 	      "       pair client  --address A --port P --means M --count N [--connections C] [--size BYTES] [--path "
 	      "PATH]\n"
 	      "       pair refused --address A --port P --count N\n"
+	      "       pair stuck   --address A --port P --count N\n"
 	      "means:",
 	      stderr);
 	for (size_t i = 0; i < sizeof(all_means) / sizeof(all_means[0]); i++)
@@ -844,6 +918,8 @@ int main(int argc, char **argv)
 	signal(SIGALRM, on_alarm);
 	if (!strcmp(argv[1], "refused"))
 		return options.count ? run_refused(&options) : usage();
+	if (!strcmp(argv[1], "stuck"))
+		return options.count ? run_stuck(&options) : usage();
 	link.means = means_of(options.means);
 	if (!link.means)
 		return usage();
