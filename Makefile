@@ -39,18 +39,20 @@ demo: build deps-test ## remora run beside a small real workload on loopback, re
 	scripts/demo.sh $(ARGS)
 
 # One build, that of the release: what is tested is what runs, and the dependencies are compiled once. The tests on the kernel come
-# last and one by one: the agent sees the whole machine.
-test: deps-test rust ## everything: parsers, hostile bytes, command line, then real programs on this kernel
+# late and one by one: the agent sees the whole machine. The last is the matrix of kernels, see test-kernels.
+test: deps-test rust ## everything: parsers, hostile bytes, command line, real programs on this kernel, then on seven other kernels
 	$(CARGO) test --release --no-run
 	$(CARGO) test --release --lib --bins
 	$(CARGO) test --release --test architecture --test btf --test cli --test confusion --test deploy --test programs
 	$(CARGO) test --release --test hostile -- --test-threads=1
 	$(CARGO) test --release --test kernel -- --test-threads=1
+	tests/kernels/run.sh -j2 --check
 
 test-kubernetes: deps rust ## a real Kubernetes node, built once (ten minutes): the shop, the watch at scale, the role; some: ONLY=shop
 	tests/kubernetes/run.sh $(IMAGE):$(TAG) $(ONLY)
 
-# A minute for each kernel, two at a time. The first time some 200 MB are fetched, and a kernel and an agent for arm64 are built.
+# A minute for each kernel, two at a time. The first time some 200 MB are fetched, and a kernel and an agent for arm64 are built: fifteen
+# minutes on two processors.
 test-kernels: build ## seven kernels in virtual machines: every family of hooks, both transports, exact counts; some: KERNELS='6.1 6.1-rt'
 	tests/kernels/run.sh -j2 $(if $(KERNELS),,--check) $(KERNELS)
 
