@@ -1,35 +1,29 @@
 //! What this kernel and this process's privileges offer, asked once and kept as plain data.
 //! Decides nothing: `hooks` does.
-#![allow(unsafe_code, reason = "libbpf's feature probes have no safe wrapper")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
-    ptr,
     sync::Arc,
 };
 
 use libbpf_rs::{
     btf::{
-        Btf, ReferencesType,
-        types::{Func, FuncProto, Struct, Typedef, Var},
+        Btf,
+        types::{Func, Typedef},
     },
-    libbpf_sys::{self, bpf_func_id, bpf_map_type, bpf_prog_type},
+    libbpf_sys,
 };
-use nix::{errno::Errno, libc};
 use serde::{Serialize, Serializer};
 
-use crate::{
-    btf::{self, BtfFile},
-    config::BtfArchive,
-};
+use crate::{btf::BtfFile, config::BtfArchive};
 
 use super::{
     privileges::{self, Grant},
     programs::{Hook, PROGRAMS},
+    questions, readings,
 };
 
 /// Where the kernel's types come from.
@@ -47,7 +41,7 @@ pub enum BtfSource {
 
 /// BTF out of an archive, as a file for as long as this lives.
 #[derive(Clone, Debug)]
-pub struct Archived(Arc<BtfFile>);
+pub struct Archived(pub(super) Arc<BtfFile>);
 
 impl Archived {
     pub fn path(&self) -> PathBuf {
@@ -222,7 +216,7 @@ impl Features {
             .map(PathBuf::from)
             .into_iter()
             .find(|folder| fs::read_dir(folder.join("events")).is_ok());
-        let (btf, btf_error, own) = find_btf(btf, archive, &architecture);
+        let (btf, btf_error, own) = readings::find_btf(btf, archive, &architecture);
         let tracepoints = TRACEPOINTS
             .iter()
             .map(|(group, name)| {
@@ -234,7 +228,7 @@ impl Features {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let host_pid_namespace = fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino() == HOST_PID_NAMESPACE);
         let ptrace = privileges::grant(&capabilities, "CAP_SYS_PTRACE") != Grant::Missing;
-        let cgroup_hierarchy = cgroup_hierarchy(&fs::read_to_string("/proc/cgroups").unwrap_or_default());
+        let cgroup_hierarchy = readings::cgroup_hierarchy(&fs::read_to_string("/proc/cgroups").unwrap_or_default());
         let function_names = PROGRAMS.iter().filter_map(|program| match program.hook {
             Hook::FunctionExit(name) => Some(name),
             _ => None,
@@ -242,11 +236,11 @@ impl Features {
         let functions = function_names.filter(|name| own.as_ref().is_some_and(|own| own.type_by_name::<Func<'_>>(name).is_some()));
         let mut features = Self {
             functions: functions.map(str::to_owned).collect(),
-            recv_nonblock: recv_nonblock(own.as_ref(), &kernel),
+            recv_nonblock: readings::recv_nonblock(own.as_ref(), &kernel),
             root: nix::unistd::geteuid().is_root(),
             btf,
             btf_error,
-            kprobes: kprobes(tracefs.as_deref()),
+            kprobes: readings::kprobes(tracefs.as_deref()),
             tracefs,
             tracepoints,
             function_exits: None,
@@ -254,14 +248,14 @@ impl Features {
             atomic_fetch: None,
             task_btf: None,
             task_pt_regs: None,
-            preemptible_tracepoints: own.as_ref().is_some_and(preemptible_tracepoints),
-            preemptible_functions: own.as_ref().is_some_and(preemptible_tracepoints) || preemptible_kernel(),
-            lockdown: lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
-            unprivileged_bpf_disabled: number("/proc/sys/kernel/unprivileged_bpf_disabled"),
-            bpf_stats_enabled: number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
-            jit: number("/proc/sys/net/core/bpf_jit_enable").map(|on| on != 0),
-            cgroups: cgroups(&mountinfo),
-            whole_cgroup_tree: whole_cgroup_tree(cgroup_hierarchy.controller),
+            preemptible_tracepoints: own.as_ref().is_some_and(readings::preemptible_tracepoints),
+            preemptible_functions: own.as_ref().is_some_and(readings::preemptible_tracepoints) || readings::preemptible_kernel(),
+            lockdown: readings::lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
+            unprivileged_bpf_disabled: readings::number("/proc/sys/kernel/unprivileged_bpf_disabled"),
+            bpf_stats_enabled: readings::number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
+            jit: readings::number("/proc/sys/net/core/bpf_jit_enable").map(|on| on != 0),
+            cgroups: readings::cgroups(&mountinfo),
+            whole_cgroup_tree: readings::whole_cgroup_tree(cgroup_hierarchy.controller),
             cgroup_hierarchy,
             host_pid_namespace,
             host_network_namespace: if host_pid_namespace == Some(true) { privileges::host_network_namespace(proc) } else { None },
@@ -283,18 +277,18 @@ impl Features {
     fn ask_libbpf(&mut self, own: Option<&Btf<'_>>) {
         // libbpf explains each refusal of a probe; here a refusal is an answer.
         let previous = libbpf_rs::set_print(None);
-        self.bpf_call = Some(trivial_program());
+        self.bpf_call = Some(questions::trivial_program());
         if self.bpf_call == Some(false) {
             // libbpf would take the refusal for the answer, below.
             libbpf_rs::set_print(previous);
             return;
         }
-        self.function_exits = Some(own.is_some_and(function_exits));
-        self.ring_buffer = has_map_type(libbpf_sys::BPF_MAP_TYPE_RINGBUF);
-        self.atomic_fetch = atomic_fetch();
-        self.task_btf = has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_get_current_task_btf);
-        self.task_pt_regs = has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_task_pt_regs);
-        self.perf_events = perf_events();
+        self.function_exits = Some(own.is_some_and(questions::function_exits));
+        self.ring_buffer = questions::has_map_type(libbpf_sys::BPF_MAP_TYPE_RINGBUF);
+        self.atomic_fetch = questions::atomic_fetch();
+        self.task_btf = questions::has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_get_current_task_btf);
+        self.task_pt_regs = questions::has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_task_pt_regs);
+        self.perf_events = questions::perf_events();
         libbpf_rs::set_print(previous);
     }
 
@@ -350,272 +344,10 @@ impl Features {
     }
 }
 
-/// The source, what is wrong with it or with one that was preferred, and the running kernel's own types.
-fn find_btf(file: Option<&Path>, archive: &BtfArchive, architecture: &str) -> (BtfSource, Option<String>, Option<Btf<'static>>) {
-    const KERNEL: &str = "/sys/kernel/btf/vmlinux";
-    let previous = libbpf_rs::set_print(None);
-    let own = Btf::from_path(KERNEL);
-    libbpf_rs::set_print(previous);
-    let file = file.map(|path| (path, check_file(path, architecture).err()));
-    let file_error = file.as_ref().and_then(|(_, error)| error.clone());
-    let error = match (own, file) {
-        (Ok(own), _) => return (BtfSource::Kernel, file_error, Some(own)),
-        (Err(_), Some((path, None))) => return (BtfSource::File(path.to_path_buf()), None, None),
-        (Err(error), _) => format!("reading the types of {KERNEL}: {error:#}"),
-    };
-    let found = btf::look_up(archive).map_err(|miss| miss.to_string());
-    match found.and_then(|found| found.into_file().map_err(|error| format!("{error:#}"))) {
-        Ok(found) => (BtfSource::Archive(Archived(Arc::new(found))), file_error, None),
-        Err(miss) => {
-            (BtfSource::None, Some([Some(error), file_error, Some(miss)].into_iter().flatten().collect::<Vec<_>>().join("; ")), None)
-        }
-    }
-}
-
-fn check_file(path: &Path, architecture: &str) -> Result<(), String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("reading the types of {}: {error}", path.display());
-    let bytes = fs::read(path).map_err(|error| wrong(&error))?;
-    btf::check(&bytes, Some(btf::architecture(architecture))).map(drop).map_err(|fault| wrong(&fault))
-}
-
-/// Told by what such kernels are made of: the SRCU domain of tracepoints, which older ones (before 6.13) had for something else and
-/// without the counters that make it fast (6.15); and the count of a task's RCU readers, without which these, programs among them, are
-/// not preempted anyway.
-fn preemptible_tracepoints(own: &Btf<'_>) -> bool {
-    own.type_by_name::<Var<'_>>("tracepoint_srcu_srcu_data").is_some()
-        && own.type_by_name::<Struct<'_>>("srcu_ctr").is_some()
-        && own
-            .type_by_name::<Struct<'_>>("task_struct")
-            .is_some_and(|task| task.iter().any(|member| member.name.is_some_and(|name| name == "rcu_read_lock_nesting")))
-}
-
-/// By `uname -v`, `#1 SMP PREEMPT_RT Debian …`; with PREEMPT_DYNAMIC by what was chosen at boot, which debugfs tells, or not.
-fn preemptible_kernel() -> bool {
-    let version = nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.version().to_string_lossy().into_owned());
-    let chosen = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
-    is_preemptible(&version, &chosen)
-}
-
-fn is_preemptible(version: &str, chosen: &str) -> bool {
-    version.split(' ').any(|word| match word {
-        "PREEMPT" | "PREEMPT_RT" => true,
-        "PREEMPT_DYNAMIC" => chosen.contains("(full)") || chosen.contains("(lazy)"),
-        _ => false,
-    })
-}
-
-/// libbpf answers 1 yes, 0 no, negative: could not be asked.
-fn answer(code: i32) -> Option<bool> {
-    (code >= 0).then_some(code > 0)
-}
-
-fn has_map_type(kind: bpf_map_type) -> Option<bool> {
-    // SAFETY: takes a number and a null for no options; makes a map of one entry and closes it again.
-    answer(unsafe { libbpf_sys::libbpf_probe_bpf_map_type(kind, ptr::null()) })
-}
-
-fn has_helper(kind: bpf_prog_type, helper: bpf_func_id) -> Option<bool> {
-    // SAFETY: as above, with a program that calls the helper.
-    answer(unsafe { libbpf_sys::libbpf_probe_bpf_helper(kind, helper, ptr::null()) })
-}
-
-/// Loads a program of one such operation; libbpf has no question of its own for it.
-fn atomic_fetch() -> Option<bool> {
-    const INSTRUCTIONS: [[u8; 8]; 5] = [
-        [0xb7, 0x01, 0, 0, 1, 0, 0, 0],       // r1 = 1
-        [0x7b, 0x1a, 0xf8, 0xff, 0, 0, 0, 0], // *(u64 *)(r10 - 8) = r1
-        [0xdb, 0x1a, 0xf8, 0xff, 1, 0, 0, 0], // r1 = atomic_fetch_add((u64 *)(r10 - 8), r1)
-        [0xb7, 0x00, 0, 0, 0, 0, 0, 0],       // r0 = 0
-        [0x95, 0x00, 0, 0, 0, 0, 0, 0],       // exit
-    ];
-    match load_filter(&INSTRUCTIONS) {
-        Ok(()) => Some(true),
-        // The verifier's word for an instruction that it does not know.
-        Err(Errno::EINVAL) => Some(false),
-        Err(_) => None,
-    }
-}
-
-/// Attaches a program that does nothing to the end of tcp_sendmsg, and lets it go again: a kernel may take such programs and yet not
-/// attach them (no trampolines, as on arm64 before 6.4; a security module).
-fn function_exits(own: &Btf<'_>) -> bool {
-    const INSTRUCTIONS: [[u8; 8]; 2] = [
-        [0xb7, 0x00, 0, 0, 0, 0, 0, 0], // r0 = 0
-        [0x95, 0x00, 0, 0, 0, 0, 0, 0], // exit
-    ];
-    let Some(function) = own.type_by_name::<Func<'_>>("tcp_sendmsg") else { return false };
-    let options = libbpf_sys::bpf_prog_load_opts {
-        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as libbpf_sys::size_t,
-        expected_attach_type: libbpf_sys::BPF_TRACE_FEXIT,
-        attach_btf_id: u32::from(function.type_id()),
-        ..Default::default()
-    };
-    let Ok(program) = load(libbpf_sys::BPF_PROG_TYPE_TRACING, &INSTRUCTIONS, Some(&options)) else { return false };
-    // SAFETY: a null for no name, which such programs have not, and an open descriptor.
-    let link = unsafe { libbpf_sys::bpf_raw_tracepoint_open(ptr::null(), program.as_raw_fd()) };
-    if link < 0 {
-        return false;
-    }
-    // SAFETY: the descriptor was made above and nobody else has it.
-    drop(unsafe { OwnedFd::from_raw_fd(link) });
-    true
-}
-
-/// By the kernel's own types; where there are none by its version, which distributions may have changed more than they say.
-fn recv_nonblock(own: Option<&Btf<'_>>, kernel: &str) -> bool {
-    const WITH_NONBLOCK: usize = 6;
-    let prototype = own.and_then(|own| FuncProto::try_from(own.type_by_name::<Func<'_>>("tcp_recvmsg")?.referenced_type()).ok());
-    prototype.map_or_else(|| version(kernel) < (5, 19), |prototype| prototype.len() == WITH_NONBLOCK)
-}
-
 /// The first two numbers of a kernel's release; zeros where there are none.
 pub fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// Whether the call is let through at all: whatever stands before the verifier says EPERM.
-fn trivial_program() -> bool {
-    const INSTRUCTIONS: [[u8; 8]; 2] = [
-        [0xb7, 0x00, 0, 0, 0, 0, 0, 0], // r0 = 0
-        [0x95, 0x00, 0, 0, 0, 0, 0, 0], // exit
-    ];
-    load_filter(&INSTRUCTIONS) != Err(Errno::EPERM)
-}
-
-/// Loads a program of these instructions.
-fn load(kind: bpf_prog_type, instructions: &'static [[u8; 8]], options: Option<&libbpf_sys::bpf_prog_load_opts>) -> Result<OwnedFd, Errno> {
-    // SAFETY: the pointers are to as many whole instructions as are told and to texts that end with a NUL, all of them static, and to
-    // options of the size that they name, or none; the call copies them.
-    let fd = unsafe {
-        libbpf_sys::bpf_prog_load(
-            kind,
-            ptr::null(),
-            c"GPL".as_ptr(),
-            instructions.as_ptr().cast(),
-            instructions.len() as libbpf_sys::size_t,
-            options.map_or(ptr::null_mut(), |options| ptr::from_ref(options).cast_mut()),
-        )
-    };
-    if fd < 0 {
-        return Err(Errno::from_raw(-fd));
-    }
-    // SAFETY: the descriptor was made above and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// A socket filter, which asks for the least.
-fn load_filter(instructions: &'static [[u8; 8]]) -> Result<(), Errno> {
-    load(libbpf_sys::BPF_PROG_TYPE_SOCKET_FILTER, instructions, None).map(drop)
-}
-
-/// Opens an event that counts nothing, as one is opened for a tracepoint: of all tasks, on the first processor. Other refusals than
-/// these two say nothing of privileges.
-fn perf_events() -> Option<bool> {
-    const ALL_TASKS: libc::pid_t = -1;
-    const CPU: libc::c_int = 0;
-    const NO_GROUP: libc::c_int = -1;
-    let event = libbpf_sys::perf_event_attr {
-        type_: libbpf_sys::PERF_TYPE_SOFTWARE,
-        size: size_of::<libbpf_sys::perf_event_attr>() as u32,
-        config: u64::from(libbpf_sys::PERF_COUNT_SW_DUMMY),
-        ..Default::default()
-    };
-    let flags = libc::c_ulong::from(libbpf_sys::PERF_FLAG_FD_CLOEXEC);
-    // SAFETY: the first argument is an event that tells its size, which the call copies; the others are numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(&event), ALL_TASKS, CPU, NO_GROUP, flags) };
-    let opened = Errno::result(fd).map(|fd| {
-        // SAFETY: the descriptor was made above and nobody else has it. Descriptors fit.
-        drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
-    });
-    match opened {
-        Ok(()) => Some(true),
-        Err(Errno::EACCES | Errno::EPERM) => Some(false),
-        Err(_) => None,
-    }
-}
-
-/// The perf PMU exists where kprobes are compiled in, whether or not tracefs can be read.
-fn kprobes(tracefs: Option<&Path>) -> Option<bool> {
-    if Path::new("/sys/bus/event_source/devices/kprobe").exists() || tracefs.is_some_and(|folder| folder.join("kprobe_events").exists()) {
-        return Some(true);
-    }
-    (Path::new("/sys/bus/event_source/devices").exists() || tracefs.is_some()).then_some(false)
-}
-
-fn number(path: &str) -> Option<u32> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// The word in brackets: `none [integrity] confidentiality`. Kernels without the module have no such file and no lockdown.
-fn lockdown(text: Option<&str>) -> String {
-    let Some(text) = text else { return "none".to_owned() };
-    let chosen = text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
-    chosen.unwrap_or("unknown").to_owned()
-}
-
-/// From proc(5) mountinfo: the file system type is the first word after the separator ` - `.
-fn cgroups(mountinfo: &str) -> Cgroups {
-    let mut types = mountinfo.lines().filter_map(|line| line.split_once(" - ")?.1.split(' ').next());
-    let (mut v1, mut v2) = (false, false);
-    types.by_ref().for_each(|kind| {
-        v1 |= kind == "cgroup";
-        v2 |= kind == "cgroup2";
-    });
-    match (v1, v2) {
-        (true, true) => Cgroups::Hybrid,
-        (true, false) => Cgroups::V1,
-        (false, true) => Cgroups::V2,
-        (false, false) => Cgroups::None,
-    }
-}
-
-/// Whether we can read the hierarchy from its root, which the kernel numbers 1: at a mount of our own, or through the first process of
-/// our pid namespace. The mount table would not tell: it is written as seen from our own cgroup namespace, where our own control group
-/// is `/`. `None` where the hierarchy is not mounted at all.
-fn whole_cgroup_tree(controller: CgroupController) -> Option<bool> {
-    const ROOT_INODE: u64 = 1;
-    let mut known = None;
-    for (process, prefix) in [("self", ""), ("1", "/proc/1/root")] {
-        let mountinfo = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
-        for mount_point in cgroup_mount_points(&mountinfo, controller) {
-            match fs::metadata(format!("{prefix}{mount_point}")) {
-                Ok(root) if root.ino() == ROOT_INODE => return Some(true),
-                _ => known = Some(false),
-            }
-        }
-    }
-    known
-}
-
-/// From proc_pid_mountinfo(5): the fifth field is the mount point; type, source and options follow the separator.
-fn cgroup_mount_points(mountinfo: &str, controller: CgroupController) -> impl Iterator<Item = &str> {
-    mountinfo.lines().filter_map(move |line| {
-        let (fields, file_system) = line.split_once(" - ")?;
-        let mut words = file_system.split(' ');
-        let (kind, options) = (words.next()?, words.nth(1)?);
-        let is_it = match controller.version1_name() {
-            Some(name) => kind == "cgroup" && options.split(',').any(|option| option == name),
-            None => kind == "cgroup2",
-        };
-        if is_it { fields.split(' ').nth(4) } else { None }
-    })
-}
-
-/// From cgroups(7)'s `/proc/cgroups`, whose second column is the number of the version 1 hierarchy that has the controller, 0 if none
-/// has. Asked in the order in which the controllers were given to engines: all of these place containers with the first.
-fn cgroup_hierarchy(table: &str) -> CgroupHierarchy {
-    let number = |name: &str| {
-        let columns = table.lines().map(|line| line.split_ascii_whitespace()).find_map(|mut columns| {
-            let here = columns.next()? == name;
-            here.then_some(columns)
-        });
-        columns.and_then(|mut columns| columns.next()?.parse().ok()).filter(|number| *number != 0)
-    };
-    [CgroupController::Pids, CgroupController::Memory, CgroupController::Devices]
-        .into_iter()
-        .find_map(|controller| Some(CgroupHierarchy { controller, number: number(controller.version1_name()?)? }))
-        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -669,14 +401,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn lockdown_is_the_word_in_brackets() {
-        assert_eq!(lockdown(Some("none [integrity] confidentiality\n")), "integrity");
-        assert_eq!(lockdown(Some("[none] integrity confidentiality\n")), "none");
-        assert_eq!(lockdown(None), "none");
-        assert_eq!(lockdown(Some("")), "unknown");
-    }
-
-    #[test]
     fn perf_holds_the_processor_where_it_must_and_may() {
         let holder = |preemptible, tracefs: bool, perf_events| {
             let tracefs = tracefs.then(|| PathBuf::from("/sys/kernel/tracing"));
@@ -687,54 +411,6 @@ pub(crate) mod tests {
         assert_eq!(holder(true, true, Some(false)), ProcessorHolder::Program);
         assert_eq!(holder(true, false, Some(true)), ProcessorHolder::Program);
         assert_eq!(holder(false, true, Some(false)), ProcessorHolder::Tracepoint);
-    }
-
-    #[test]
-    fn a_kernel_that_is_preempted_says_so() {
-        assert!(is_preemptible("#1 SMP PREEMPT_RT Debian 6.1.158-1 (2025-11-09)", ""));
-        assert!(is_preemptible("#1 SMP PREEMPT Thu Jan 1 1970", ""));
-        assert!(is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1", "none voluntary full (lazy)\n"));
-        assert!(!is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", "none (voluntary) full\n"));
-        assert!(!is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", ""));
-        assert!(!is_preemptible("#1 SMP Debian 5.10.223-1", ""));
-    }
-
-    #[test]
-    fn cgroup_mounts_are_told_apart() {
-        let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n";
-        let v2 = "42 31 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroups(v1), Cgroups::V1);
-        assert_eq!(cgroups(v2), Cgroups::V2);
-        assert_eq!(cgroups(&format!("{v1}{v2}")), Cgroups::Hybrid);
-        assert_eq!(cgroups("1 2 0:1 / / rw - ext4 /dev/cgroup rw\n"), Cgroups::None);
-    }
-
-    #[test]
-    fn containers_are_told_apart_by_a_version_1_controller_where_one_is_in_use() {
-        let table = |pids: u32, memory: u32, devices: u32| {
-            format!(
-                "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t3\t1\t1\nmemory\t{memory}\t59\t1\n\
-                 devices\t{devices}\t1\t1\npids\t{pids}\t2\t1\n"
-            )
-        };
-        let hierarchy = |controller, number| CgroupHierarchy { controller, number };
-        assert_eq!(cgroup_hierarchy(&table(8, 4, 5)), hierarchy(CgroupController::Pids, 8));
-        assert_eq!(cgroup_hierarchy(&table(0, 4, 5)), hierarchy(CgroupController::Memory, 4));
-        assert_eq!(cgroup_hierarchy(&table(0, 0, 5)), hierarchy(CgroupController::Devices, 5));
-        for table in [table(0, 0, 0), String::new(), "pids".to_owned(), "pids\tx".to_owned()] {
-            assert_eq!(cgroup_hierarchy(&table), hierarchy(CgroupController::Unified, 0), "{table:?}");
-        }
-    }
-
-    #[test]
-    fn mounts_of_a_hierarchy_are_found_by_type_and_controller() {
-        let table = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
-                     32 31 0:29 /docker/a /sys/fs/cgroup/cpu,pids ro,relatime shared:9 - cgroup cgroup rw,cpu,pids\n\
-                     41 31 0:30 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        let found = |controller| cgroup_mount_points(table, controller).collect::<Vec<_>>();
-        assert_eq!(found(CgroupController::Unified), ["/sys/fs/cgroup/unified"]);
-        assert_eq!(found(CgroupController::Pids), ["/sys/fs/cgroup/cpu,pids"]);
-        assert_eq!(found(CgroupController::Memory), [""; 0]);
     }
 
     #[test]

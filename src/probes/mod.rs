@@ -9,6 +9,8 @@ mod perf;
 pub mod perf_buffer;
 pub mod privileges;
 pub mod programs;
+mod questions;
+mod readings;
 pub mod table;
 pub mod transport;
 pub mod verdicts;
