@@ -27,7 +27,11 @@ static __always_inline __u64 submit_flags(void)
 /* Told when the program is loaded: what the kernel has no place for is not even looked at by the verifier. */
 #define HAS_RING (bpf_core_type_exists(struct bpf_ringbuf) && !settings.perf_buffer)
 
-/* A place of this CPU to write a record to; that of the program which this one interrupted is another. */
+/*
+ * A place of this CPU to write a record to; that of the program which this one
+ * interrupted is another. Where tasks are preempted in programs the count can
+ * come to be wrong; nothing nests as deep as STAGES, so then it begins anew.
+ */
 static __always_inline void *stage_record(void)
 {
 	__u32 key = 0;
@@ -36,8 +40,10 @@ static __always_inline void *stage_record(void)
 	if (!depth)
 		return NULL;
 	key = *depth;
-	if (key >= STAGES)
+	if (key >= STAGES) {
+		*depth = 0;
 		return NULL;
+	}
 	*depth = key + 1;
 	return bpf_map_lookup_elem(&stages, &key);
 }
@@ -47,7 +53,7 @@ static __always_inline void unstage_record(void)
 	__u32 key = 0;
 	__u32 *depth = bpf_map_lookup_elem(&staged, &key);
 
-	if (depth)
+	if (depth && *depth)
 		*depth -= 1;
 }
 

@@ -156,9 +156,8 @@ impl Probes {
             } else {
                 let Some(loaded) = loaded.get(OsStr::new(name)) else { bail!("the object has no program {name}") };
                 match attach(program, loaded, options.way.holder) {
-                    Ok(None) => Health::Attached,
-                    Ok(Some(link)) => {
-                        self.links.push(link);
+                    Ok(links) => {
+                        self.links.extend(links);
                         Health::Attached
                     }
                     Err(error) if program.required => bail!("attaching {name}: {error}"),
@@ -320,8 +319,8 @@ fn goes_by_perf(program: &Program, holder: ProcessorHolder) -> bool {
     holder == ProcessorHolder::Perf && matches!((program.part, program.hook), (Part::Data(_), Hook::Tracepoint(_)))
 }
 
-/// `None`: whoever reads starts it.
-fn attach(program: &Program, loaded: &ProgramMut<'_>, holder: ProcessorHolder) -> libbpf_rs::Result<Option<Link>> {
+/// Empty where whoever reads starts it.
+fn attach(program: &Program, loaded: &ProgramMut<'_>, holder: ProcessorHolder) -> libbpf_rs::Result<Vec<Link>> {
     let by_perf = |name: &str| {
         let group = Features::tracepoint_group(name).unwrap_or_default();
         loaded.attach_tracepoint(TracepointCategory::Custom(group.to_owned()), name)
@@ -329,20 +328,25 @@ fn attach(program: &Program, loaded: &ProgramMut<'_>, holder: ProcessorHolder) -
     let link = match program.hook {
         Hook::Tracepoint(name) if goes_by_perf(program, holder) => by_perf(name),
         Hook::PerfTracepoint(name) => by_perf(name),
-        Hook::Walk => return Ok(None),
+        Hook::Walk => return Ok(Vec::new()),
         Hook::Tracepoint(_) | Hook::FunctionExit(_) => loaded.attach(),
-        Hook::Kprobe(functions) => {
-            let mut outcome = Err(libbpf_rs::Error::from_raw_os_error(Errno::ENOENT as i32));
-            for function in functions {
-                outcome = loaded.attach_kprobe(false, function);
-                if outcome.is_ok() {
-                    break;
-                }
-            }
-            outcome
-        }
+        Hook::Kprobe(functions) => return attach_each(functions, loaded),
     };
-    link.map(Some)
+    link.map(|link| vec![link])
+}
+
+/// # Errors
+/// `NotFound` where there is none of the functions; any other one that the kernel gave for one of them.
+fn attach_each(functions: &[&str], loaded: &ProgramMut<'_>) -> libbpf_rs::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    for function in functions {
+        match loaded.attach_kprobe(false, function) {
+            Ok(link) => links.push(link),
+            Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if links.is_empty() { Err(libbpf_rs::Error::from_raw_os_error(Errno::ENOENT as i32)) } else { Ok(links) }
 }
 
 fn configure(open: &mut OpenObject, options: &LoadOptions, refused: &[Refused]) -> Result<()> {

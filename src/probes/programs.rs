@@ -34,7 +34,7 @@ pub enum Hook {
     Tracepoint(&'static str),
     /// The end of a kernel function.
     FunctionExit(&'static str),
-    /// The begin of the first of these kernel functions that there is.
+    /// The begin of each of these kernel functions that there is; not attached where there is none.
     Kprobe(&'static [&'static str]),
     /// A tracepoint by way of perf, beside the typed program there; see `enum processor_holder` in `settings.h`.
     PerfTracepoint(&'static str),
@@ -55,7 +55,7 @@ const KPROBE: Part = Data(HookFamily::Kprobe);
 const SYSCALLS: Part = Data(HookFamily::Syscalls);
 
 /// In the order in which they are attached: life before data, so that a connection opened in between is not taken for an old one.
-pub const PROGRAMS: [Program; 35] = [
+pub const PROGRAMS: [Program; 34] = [
     program("on_set_state_again", Life, PerfTracepoint("inet_sock_set_state"), true),
     program("walk_conns", Reading, Walk, true),
     program("on_set_state", Life, Tracepoint("inet_sock_set_state"), true),
@@ -77,20 +77,19 @@ pub const PROGRAMS: [Program; 35] = [
     program("on_udpv6_sendmsg", FENTRY, FunctionExit("udpv6_sendmsg"), false),
     program("on_udp_recvmsg", FENTRY, FunctionExit("udp_recvmsg"), false),
     program("on_udpv6_recvmsg", FENTRY, FunctionExit("udpv6_recvmsg"), false),
+    program("on_thread_exit", KPROBE, Kprobe(&["do_exit"]), true),
     program("on_tcp_given", KPROBE, Kprobe(&["release_sock"]), true),
     program("begin_tcp_sendmsg", KPROBE, Kprobe(&["tcp_sendmsg"]), true),
     program("begin_tcp_sendpage", KPROBE, Kprobe(&["tcp_sendpage"]), false),
-    // From 6.0 on tcp_cleanup_rbuf is a shell that compilers dissolve in its callers.
+    // From 6.0 on the second is a shell around the first; compilers may dissolve either in its callers.
     program("on_tcp_taken", KPROBE, Kprobe(&["__tcp_cleanup_rbuf", "tcp_cleanup_rbuf"]), true),
     program("begin_tcp_recvmsg", KPROBE, Kprobe(&["tcp_recvmsg"]), true),
     program("begin_tcp_splice_read", KPROBE, Kprobe(&["tcp_splice_read"]), false),
     program("on_udp_given", KPROBE, Kprobe(&["ip_send_skb"]), false),
     program("on_udpv6_given", KPROBE, Kprobe(&["ip6_send_skb"]), false),
-    program("begin_udp_sendmsg", KPROBE, Kprobe(&["udp_sendmsg"]), false),
-    program("begin_udpv6_sendmsg", KPROBE, Kprobe(&["udpv6_sendmsg"]), false),
+    program("begin_udp_sendmsg", KPROBE, Kprobe(&["udp_sendmsg", "udpv6_sendmsg"]), false),
     program("on_udp_taken", KPROBE, Kprobe(&["skb_consume_udp"]), false),
-    program("begin_udp_recvmsg", KPROBE, Kprobe(&["udp_recvmsg"]), false),
-    program("begin_udpv6_recvmsg", KPROBE, Kprobe(&["udpv6_recvmsg"]), false),
+    program("begin_udp_recvmsg", KPROBE, Kprobe(&["udp_recvmsg", "udpv6_recvmsg"]), false),
     program("on_sys_exit", SYSCALLS, Tracepoint("sys_exit"), true),
 ];
 

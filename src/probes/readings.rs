@@ -49,19 +49,52 @@ pub(super) fn preemptible_tracepoints(own: &Btf<'_>) -> bool {
             .is_some_and(|task| task.iter().any(|member| member.name.is_some_and(|name| name == "rcu_read_lock_nesting")))
 }
 
-/// By `uname -v`, `#1 SMP PREEMPT_RT Debian …`; with PREEMPT_DYNAMIC by what was chosen at boot, which debugfs tells, or not.
+/// By `uname -v`, `#1 SMP PREEMPT_RT Debian …`. What a kernel with PREEMPT_DYNAMIC has chosen stands in debugfs; else it is what its
+/// command line asks for, else what it was built for. Where nothing tells it can be anything.
 pub(super) fn preemptible_kernel() -> bool {
-    let version = nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.version().to_string_lossy().into_owned());
-    let chosen = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
-    is_preemptible(&version, &chosen)
+    let Ok(name) = nix::sys::utsname::uname() else { return true };
+    let release = name.release().to_string_lossy();
+    let read = |path: &str| fs::read_to_string(path).ok();
+    is_preemptible(&name.version().to_string_lossy(), || {
+        read("/sys/kernel/debug/sched/preempt")
+            .and_then(|text| chosen_mode(&text))
+            .or_else(|| read("/proc/cmdline").and_then(|line| asked_mode(&line)))
+            // The first is the host's own, of whoever is in a container.
+            .or_else(|| read(&format!("/proc/1/root/boot/config-{release}")).and_then(|config| built_mode(&config)))
+            .or_else(|| read(&format!("/boot/config-{release}")).and_then(|config| built_mode(&config)))
+    })
 }
 
-fn is_preemptible(version: &str, chosen: &str) -> bool {
+fn is_preemptible(version: &str, mode: impl Fn() -> Option<String>) -> bool {
     version.split(' ').any(|word| match word {
         "PREEMPT" | "PREEMPT_RT" => true,
-        "PREEMPT_DYNAMIC" => chosen.contains("(full)") || chosen.contains("(lazy)"),
+        "PREEMPT_DYNAMIC" => !matches!(mode().as_deref(), Some("none" | "voluntary")),
         _ => false,
     })
+}
+
+/// `none voluntary (full) lazy`, of debugfs.
+fn chosen_mode(text: &str) -> Option<String> {
+    let (_, chosen) = text.split_once('(')?;
+    Some(chosen.split_once(')')?.0.to_owned())
+}
+
+/// `preempt=` of the command line; the last one counts.
+fn asked_mode(line: &str) -> Option<String> {
+    let asked = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("preempt="));
+    asked.last().map(str::to_owned)
+}
+
+/// Of a kernel's configuration.
+fn built_mode(config: &str) -> Option<String> {
+    let modes = [
+        ("CONFIG_PREEMPT_NONE", "none"),
+        ("CONFIG_PREEMPT_VOLUNTARY", "voluntary"),
+        ("CONFIG_PREEMPT_LAZY", "lazy"),
+        ("CONFIG_PREEMPT", "full"),
+    ];
+    let is_set = |option: &str| config.lines().any(|line| line.strip_prefix(option) == Some("=y"));
+    modes.iter().find(|(option, _)| is_set(option)).map(|(_, mode)| (*mode).to_owned())
 }
 
 /// By the kernel's own types; where there are none by its version, which distributions may have changed more than they say.
@@ -168,12 +201,27 @@ mod tests {
 
     #[test]
     fn a_kernel_that_is_preempted_says_so() {
-        assert!(is_preemptible("#1 SMP PREEMPT_RT Debian 6.1.158-1 (2025-11-09)", ""));
-        assert!(is_preemptible("#1 SMP PREEMPT Thu Jan 1 1970", ""));
-        assert!(is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1", "none voluntary full (lazy)\n"));
-        assert!(!is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", "none (voluntary) full\n"));
-        assert!(!is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", ""));
-        assert!(!is_preemptible("#1 SMP Debian 5.10.223-1", ""));
+        let chosen = |mode: &str| Some(mode.to_owned());
+        assert!(is_preemptible("#1 SMP PREEMPT_RT Debian 6.1.158-1 (2025-11-09)", || None));
+        assert!(is_preemptible("#1 SMP PREEMPT Thu Jan 1 1970", || None));
+        assert!(!is_preemptible("#1 SMP Debian 5.10.223-1", || None));
+        for (mode, expected) in
+            [(chosen("none"), false), (chosen("voluntary"), false), (chosen("full"), true), (chosen("lazy"), true), (None, true)]
+        {
+            assert_eq!(is_preemptible("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", || mode.clone()), expected, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn how_a_kernel_is_preempted_is_what_was_chosen_asked_for_or_built() {
+        assert_eq!(chosen_mode("none voluntary full (lazy)\n").as_deref(), Some("lazy"));
+        assert_eq!(chosen_mode(""), None);
+        assert_eq!(asked_mode("quiet preempt=none preempt=full panic=1\n").as_deref(), Some("full"));
+        assert_eq!(asked_mode("quiet"), None);
+        let debian = "CONFIG_PREEMPT_BUILD=y\n# CONFIG_PREEMPT_NONE is not set\nCONFIG_PREEMPT_VOLUNTARY=y\n# CONFIG_PREEMPT is not set\n";
+        assert_eq!(built_mode(debian).as_deref(), Some("voluntary"));
+        assert_eq!(built_mode("CONFIG_PREEMPT_BUILD=y\nCONFIG_PREEMPT=y\nCONFIG_PREEMPT_COUNT=y\n").as_deref(), Some("full"));
+        assert_eq!(built_mode("CONFIG_PREEMPT_DYNAMIC=y\n"), None);
     }
 
     #[test]
