@@ -103,9 +103,10 @@ static __always_inline __s64 growth(const struct under_way *call, bool sent)
 
 static __always_inline void begin_tcp_send(__u64 sk, __u64 msg, __u64 size)
 {
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	struct under_way call = { .sk = sk, .msg = msg, .size = size, .function = FUNCTION_TCP_SEND };
 
-	call.sequence = LOAD((struct tcp_sock *)sk, write_seq);
+	call.sequence = LOAD(tp, write_seq);
 	begin(&call);
 }
 
@@ -144,19 +145,21 @@ int begin_tcp_sendpage(struct pt_regs *ctx)
 /* How many bytes of the call are in the stream and not reported; 0 where it is over. */
 static __always_inline __u32 newly_sent(const struct under_way *call)
 {
+	struct msghdr *msg = (struct msghdr *)call->msg;
+	struct sock *sk = (struct sock *)call->sk;
 	__u64 left = call->size - call->seen;
 	__u64 waiting;
 	__s64 grown;
 	__u8 state;
 
-	if (call->msg) {
-		waiting = LOAD((struct msghdr *)call->msg, msg_iter.count);
+	if (msg) {
+		waiting = LOAD(msg, msg_iter.count);
 		if (waiting > left)
 			return 0;
 		left -= waiting;
 	}
 	/* in others there may be a FIN behind the bytes, and nothing can be sent any more */
-	state = LOAD((struct sock *)call->sk, __sk_common.skc_state);
+	state = LOAD(sk, __sk_common.skc_state);
 	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT && state != TCP_SYN_SENT && state != TCP_SYN_RECV)
 		return 0;
 	grown = growth(call, true);
@@ -189,8 +192,9 @@ SEC("kprobe")
 int begin_tcp_recvmsg(struct pt_regs *ctx)
 {
 	struct under_way call = received(ctx, FUNCTION_TCP_RECV);
+	struct tcp_sock *tp = (struct tcp_sock *)call.sk;
 
-	call.sequence = LOAD((struct tcp_sock *)call.sk, copied_seq);
+	call.sequence = LOAD(tp, copied_seq);
 	begin(&call);
 	return 0;
 }
@@ -199,9 +203,10 @@ SEC("kprobe")
 int begin_tcp_splice_read(struct pt_regs *ctx)
 {
 	struct socket *socket = (struct socket *)PT_REGS_PARM1(ctx);
-	struct under_way call = { .sk = (__u64)LOAD(socket, sk), .function = FUNCTION_TCP_SPLICE };
+	struct tcp_sock *tp = (struct tcp_sock *)LOAD(socket, sk);
+	struct under_way call = { .sk = (__u64)tp, .function = FUNCTION_TCP_SPLICE };
 
-	call.sequence = LOAD((struct tcp_sock *)call.sk, copied_seq);
+	call.sequence = LOAD(tp, copied_seq);
 	begin(&call);
 	return 0;
 }

@@ -45,10 +45,10 @@ choose_clock() {
 (($#)) || set -- 5.10 6.1 6.12
 table=$(choose_kernels "$@")
 ! grep -qE -- '-arm64|-without-btf' <<<"$table" || die "only kernels of x86-64 with BTF of their own"
-install_packages qemu-system-x86 busybox-static binutils debian-archive-keyring python3
+install_packages qemu-system-x86 busybox-static binutils procps debian-archive-keyring python3
 mkdir -p "$kernels" "$out"
 work=$(mktemp -d /tmp/remora-cost.XXXXXX)
-trap 'jobs -rp | xargs -r kill; rm -rf "$work"' EXIT
+trap 'end_jobs; rm -rf "$work"' EXIT
 fetch_kernels <<<"$table"
 bench=${FAMILY_COST:-$(build_bench)}
 root=$work/root

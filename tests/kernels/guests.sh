@@ -78,6 +78,15 @@ copy_program() {
 	done
 }
 
+# Ends what this shell has in the background, guests too: a shell that waits for one ends without it.
+end_jobs() {
+	local job
+	for job in $(jobs -rp); do
+		pkill -P "$job" || true
+		kill "$job" 2>/dev/null || true
+	done
+}
+
 pack() {
 	(cd "$1" && find . | busybox cpio -o -H newc 2>/dev/null) >"$2"
 }

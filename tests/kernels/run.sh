@@ -147,7 +147,7 @@ done
 [[ $(uname -m) == x86_64 ]] || die "only from x86-64"
 (($# == 0)) || [[ $form != check && $form != write ]] || die "--$form is for the whole table"
 table=$(choose_kernels "$@")
-packages=(qemu-system-x86 busybox-static binutils gcc libc6-dev file python3 nginx-light curl unbound debian-archive-keyring)
+packages=(qemu-system-x86 busybox-static binutils procps gcc libc6-dev file python3 nginx-light curl unbound debian-archive-keyring)
 ! grep -q -- '-arm64' <<<"$table" || packages+=(qemu-system-arm)
 ! grep -q -- '-without-btf' <<<"$table" || packages+=(bpftool xz-utils)
 install_packages "${packages[@]}"
@@ -155,7 +155,7 @@ mkdir -p "$kernels" "$out"
 tested=$(python3 -B tests/kernels/judge_tests.py 2>&1) || die "the judge does not judge: $tested"
 tested=$(python3 -B tests/kernels/verifier_tests.py 2>&1) || die "what costs more would not be found: $tested"
 work=$(mktemp -d /tmp/remora-kernels.XXXXXX)
-trap 'jobs -rp | xargs -r kill; rm -rf "$work"' EXIT
+trap 'end_jobs; rm -rf "$work"' EXIT
 fetch_kernels <<<"$table"
 plan=$work/plan
 transports=any

@@ -1,7 +1,12 @@
 //! What the object says of itself to libbpf: its types by number, and the relocations that are resolved by the types of the running
 //! kernel. The formats: the kernel's Documentation/bpf/btf.rst and Documentation/bpf/llvm_reloc.rst.
 
-use super::elf::{Elf, text};
+use std::collections::BTreeSet;
+
+use super::{
+    elf::{Elf, text},
+    functions::functions,
+};
 
 /// A question of the types of the running kernel; libbpf writes the answer into the instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub struct Question {
 }
 
 impl Question {
+    /// The last of the kinds that ask about a field.
+    pub const FIELD_MAX: u32 = 5;
     /// The number of the type in the kernel's own types.
     pub const TYPE_ID_TARGET: u32 = 7;
     pub const TYPE_EXISTS: u32 = 8;
@@ -81,6 +88,31 @@ fn names(types: &[u8]) -> (Vec<&str>, &[u8]) {
 
 fn number(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
+}
+
+/// `bpf_core_read` takes all of its argument for a way through the kernel, a field of our own on it, too: that is asked for when the
+/// program is loaded, and is nowhere.
+#[test]
+fn only_types_of_the_kernel_are_asked_about() {
+    let kernel: BTreeSet<&str> = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/vmlinux/x86_64/vmlinux.h"))
+        .lines()
+        .filter_map(|line| line.strip_prefix("struct ").or_else(|| line.strip_prefix("union "))?.strip_suffix(" {"))
+        .collect();
+    assert!(kernel.contains("task_struct"));
+    for (flavour, bytes, _) in super::OBJECTS {
+        let elf = Elf(bytes);
+        let functions = functions(&elf);
+        for question in questions(&elf).into_iter().filter(|question| question.kind <= Question::FIELD_MAX) {
+            let (name, suffix) = question.of.split_once("___").map_or((&*question.of, None), |(name, suffix)| (name, Some(suffix)));
+            let place =
+                functions.range(..=(question.section, question.offset)).next_back().map_or("nowhere", |(_, function)| &*function.name);
+            // What has a suffix is of another kernel than that of vmlinux.h.
+            assert!(
+                name.is_empty() || suffix.is_some() || kernel.contains(name),
+                "{flavour}: {place} asks the kernel for a field of {name}"
+            );
+        }
+    }
 }
 
 #[test]
