@@ -2,6 +2,7 @@
 //! costs and what to do. Asks [`Features`] and the cluster, and judges; how a trial load is made it is told by the caller.
 
 mod kubernetes;
+mod locked_memory;
 mod privileges;
 
 use std::fmt;
@@ -97,12 +98,13 @@ pub struct Report {
 /// and lets them go again, with what became of each; it is called for every family that has what it needs.
 pub fn examine(config: &Config, trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
     let features = Features::probe(config.btf.as_deref(), &config.btf_archive, &config.docker_socket.sockets());
-    let mut report = judge(features, config.hooks, config.transport, trial);
+    let mut report = judge(features, config, trial);
     report.findings.extend(kubernetes::ask(config));
     report
 }
 
-fn judge(features: Features, wanted: Hooks, transport: Transport, mut trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
+fn judge(features: Features, config: &Config, mut trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
+    let (wanted, transport) = (config.hooks, config.transport);
     let all = HookFamily::ALL.into_iter().chain([HookFamily::Packet]);
     let families: Vec<_> = all.map(|family| try_family(&features, family, transport, &mut trial)).collect();
     let candidates = choose_hooks(&features, wanted, transport);
@@ -119,8 +121,12 @@ fn judge(features: Features, wanted: Hooks, transport: Transport, mut trial: imp
     };
     let (hooks, programs) = (chosen.map(|family| family.name), chosen.map(|family| family.programs.clone()).unwrap_or_default());
     let mut findings = Vec::new();
-    hook_findings(&families, hooks, &features, &mut findings);
+    hook_findings(&families, hooks, &features, transport, &mut findings);
     privileges::findings(&features, &mut findings);
+    // A trial that passed has made them all, whatever was reckoned.
+    if hooks.is_none() {
+        locked_memory::findings(&features, config, &mut findings);
+    }
     kernel_findings(&features, &mut findings);
     surroundings(&features, &mut findings);
     Report { version: env!("CARGO_PKG_VERSION"), can_capture: hooks.is_some(), hooks, reason, families, findings, programs, features }
@@ -164,9 +170,9 @@ impl Report {
     }
 }
 
-fn hook_findings(families: &[Family], chosen: Option<HookFamily>, features: &Features, findings: &mut Vec<Finding>) {
+fn hook_findings(families: &[Family], chosen: Option<HookFamily>, features: &Features, transport: Transport, findings: &mut Vec<Finding>) {
     for family in families {
-        let lacking = missing(features, family.name, Transport::Auto);
+        let lacking = missing(features, family.name, transport);
         let (state, found) = match family.transport.filter(|_| family.usable) {
             Some(transport) => {
                 let state = if chosen == Some(family.name) { State::Chosen } else { State::Ok };
@@ -364,7 +370,7 @@ mod tests {
     }
 
     fn judge(features: Features, wanted: Hooks, trial: impl FnMut(&Features, HookFamily) -> Result<Trial>) -> Report {
-        super::judge(features, wanted, Transport::Auto, trial)
+        super::judge(features, &Config { hooks: wanted, ..Config::default() }, trial)
     }
 
     #[test]
@@ -474,6 +480,18 @@ mod tests {
         });
         assert_eq!((report.exit(), report.hooks), (Exit::Done, Some(HookFamily::Fentry)), "{report}");
         assert!(report.to_string().contains("socket               missing  has all it needs, and yet its trial failed"), "{report}");
+    }
+
+    #[test]
+    fn want_of_locked_memory_explains_a_failure_and_nothing_else() {
+        let mut features = complete();
+        features.capabilities.retain(|held| held != "CAP_SYS_RESOURCE");
+        features.locked_memory.maps_count = true;
+        (features.locked_memory.limit_bytes, features.locked_memory.hard_limit_bytes) = (Some(65_536), Some(65_536));
+        let report = judge(features.clone(), Hooks::Auto, |_, _| Err(anyhow::anyhow!("EPERM")));
+        assert_eq!(missing_of(&report, "Privileges"), ["locked memory"], "{report}");
+        let report = judge(features, Hooks::Auto, attached);
+        assert_eq!(missing_of(&report, "Privileges"), [""; 0], "{report}");
     }
 
     #[test]

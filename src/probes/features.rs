@@ -21,6 +21,7 @@ use serde::{Serialize, Serializer};
 use crate::{btf::BtfFile, config::BtfArchive};
 
 use super::{
+    locked_memory::LockedMemory,
     privileges::{self, Grant},
     programs::{Hook, PROGRAMS},
     questions, readings,
@@ -162,9 +163,10 @@ pub struct Features {
     pub host_network_namespace: Option<bool>,
     /// A trivial program was loaded. `Some(false)`: refused although the capabilities are held, as a seccomp filter does.
     pub bpf_call: Option<bool>,
-    /// An event of perf was opened. `Some(false)`: refused although CAP_PERFMON is held, as Debian and Ubuntu do where
-    /// `kernel.perf_event_paranoid` is above 2: theirs wants CAP_SYS_ADMIN.
+    /// An event of perf was opened. `Some(false)`: refused although CAP_PERFMON is held.
     pub perf_events: Option<bool>,
+    pub perf_event_paranoid: Option<i32>,
+    pub locked_memory: LockedMemory,
     /// What CAP_SYS_PTRACE grants works. `Some(false)`: refused although it is held, as AppArmor does. Unknown without it.
     pub reads_processes: Option<bool>,
     /// The socket of Docker or podman, where there is one.
@@ -252,8 +254,8 @@ impl Features {
             preemptible_functions: own.as_ref().is_some_and(readings::preemptible_tracepoints) || readings::preemptible_kernel(),
             lockdown: readings::lockdown(fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref()),
             unprivileged_bpf_disabled: readings::number("/proc/sys/kernel/unprivileged_bpf_disabled"),
-            bpf_stats_enabled: readings::number("/proc/sys/kernel/bpf_stats_enabled").map(|on| on != 0),
-            jit: readings::number("/proc/sys/net/core/bpf_jit_enable").map(|on| on != 0),
+            bpf_stats_enabled: readings::number("/proc/sys/kernel/bpf_stats_enabled").map(|on: u32| on != 0),
+            jit: readings::number("/proc/sys/net/core/bpf_jit_enable").map(|on: u32| on != 0),
             cgroups: readings::cgroups(&mountinfo),
             whole_cgroup_tree: readings::whole_cgroup_tree(cgroup_hierarchy.controller),
             cgroup_hierarchy,
@@ -261,6 +263,8 @@ impl Features {
             host_network_namespace: if host_pid_namespace == Some(true) { privileges::host_network_namespace(proc) } else { None },
             bpf_call: None,
             perf_events: None,
+            perf_event_paranoid: readings::number("/proc/sys/kernel/perf_event_paranoid"),
+            locked_memory: LockedMemory::read(&kernel),
             reads_processes: if ptrace { privileges::reads_processes(proc) } else { None },
             docker_socket: engines.iter().find(|path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())).cloned(),
             kernel,
@@ -289,6 +293,10 @@ impl Features {
         self.task_btf = questions::has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_get_current_task_btf);
         self.task_pt_regs = questions::has_helper(libbpf_sys::BPF_PROG_TYPE_RAW_TRACEPOINT, libbpf_sys::BPF_FUNC_task_pt_regs);
         self.perf_events = questions::perf_events();
+        // A helper of the release in which BPF's memory became that of control groups (d05512618056, Linux 5.11); libbpf asks the same.
+        if let Some(there) = questions::has_helper(libbpf_sys::BPF_PROG_TYPE_SOCKET_FILTER, libbpf_sys::BPF_FUNC_ktime_get_coarse_ns) {
+            self.locked_memory.maps_count = !there;
+        }
         libbpf_rs::set_print(previous);
     }
 
@@ -305,6 +313,14 @@ impl Features {
             (true, Some(_)) if self.perf_events != Some(false) => ProcessorHolder::Perf,
             (true, _) => ProcessorHolder::Program,
         }
+    }
+
+    /// Debian's and Ubuntu's kernels open no events but for CAP_SYS_ADMIN where `kernel.perf_event_paranoid` is above 2; it is what they
+    /// begin with. Others know no such level.
+    pub fn perf_wants_sys_admin(&self) -> bool {
+        self.perf_events == Some(false)
+            && self.perf_event_paranoid.is_some_and(|level| level > 2)
+            && self.grant("CAP_SYS_ADMIN") != Grant::Held
     }
 
     /// The group of a tracepoint of [`TRACEPOINTS`], its folder in tracefs.
@@ -389,6 +405,8 @@ pub(crate) mod tests {
             host_network_namespace: Some(true),
             bpf_call: Some(true),
             perf_events: Some(true),
+            perf_event_paranoid: Some(2),
+            locked_memory: LockedMemory { maps_count: false, limit_bytes: None, hard_limit_bytes: None, perf_bytes: 1032 << 10 },
             reads_processes: Some(true),
             docker_socket: Some(PathBuf::from("/var/run/docker.sock")),
         }

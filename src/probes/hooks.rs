@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     features::{BtfSource, Features, ProcessorHolder, version},
     load::Flavour,
+    locked_memory,
     privileges::Grant,
     programs::{self, Hook, Program},
     transport::Transport,
@@ -94,20 +95,24 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
             missing.push(what.to_owned());
         }
     };
+    let is_perf = transport == config::Transport::Perf || (transport == config::Transport::Auto && features.ring_buffer == Some(false));
+    need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
+    if is_perf || family == HookFamily::Kprobe {
+        // libbpf attaches kprobes by perf, whether the kernel has perf's own kind of them or makes them in tracefs.
+        need(features.perf_events != Some(false), &format!("leave for perf_event_open, which {} refuses", perf_refuser(features)));
+    }
     if family == HookFamily::Packet {
         // A socket filter reads no memory of the kernel: its types are not asked for.
         need(features.grant("CAP_BPF") != Grant::Missing, "CAP_BPF (or CAP_SYS_ADMIN)");
         need(features.grant("CAP_NET_RAW") != Grant::Missing, "CAP_NET_RAW");
-        let perf = transport == config::Transport::Perf || features.ring_buffer == Some(false);
-        need(!perf || features.grant("CAP_PERFMON") != Grant::Missing, "CAP_PERFMON (or CAP_SYS_ADMIN), for perf buffers");
-        need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
+        need(!is_perf || features.grant("CAP_PERFMON") != Grant::Missing, "CAP_PERFMON (or CAP_SYS_ADMIN), for perf buffers");
+        need(features.bpf_call != Some(false), &format!("leave for the bpf system call, which {} refuses", bpf_refuser(features)));
         return missing;
     }
-    need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
     for capability in ["CAP_BPF", "CAP_PERFMON"] {
         need(features.grant(capability) != Grant::Missing, &format!("{capability} (or CAP_SYS_ADMIN)"));
     }
-    need(features.bpf_call != Some(false), "leave for the bpf system call, which a seccomp filter or a security module refuses");
+    need(features.bpf_call != Some(false), &format!("leave for the bpf system call, which {} refuses", bpf_refuser(features)));
     need(features.lockdown != "confidentiality", "a kernel that is not locked down for confidentiality");
     need(version(&features.kernel) >= OLDEST, "Linux 5.4 or later");
     need(features.btf != BtfSource::None, "the kernel's types (BTF), its own, from a file or from an archive");
@@ -140,6 +145,18 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
         }
     }
     missing
+}
+
+fn bpf_refuser(features: &Features) -> &'static str {
+    if locked_memory::limits_bpf(features) {
+        "a seccomp filter, a security module or the limit of locked memory"
+    } else {
+        "a seccomp filter or a security module"
+    }
+}
+
+fn perf_refuser(features: &Features) -> &'static str {
+    if features.perf_wants_sys_admin() { "kernel.perf_event_paranoid above 2" } else { "a seccomp filter or a security module" }
 }
 
 /// Global variables, bounded loops, and what else the verifier must know (docs/kernels.md).
@@ -280,6 +297,42 @@ mod tests {
         features.ring_buffer = Some(false);
         let refusal = choose(&features, Hooks::Packet).unwrap_err().to_string();
         assert!(refusal.contains("for perf buffers"), "{refusal}");
+    }
+
+    #[test]
+    fn where_perf_is_refused_kprobes_and_perf_buffers_are_and_the_rest_is_not() {
+        let mut features = complete();
+        features.perf_events = Some(false);
+        features.perf_event_paranoid = Some(3);
+        features.capabilities.retain(|held| held != "CAP_SYS_ADMIN");
+        assert_eq!(choose(&features, Hooks::Auto).unwrap(), [HookFamily::Socket, HookFamily::Fentry, HookFamily::Syscalls]);
+        assert_eq!(choose(&features, Hooks::Packet).unwrap(), [HookFamily::Packet]);
+        let paranoid = "leave for perf_event_open, which kernel.perf_event_paranoid above 2 refuses";
+        let refusal = choose(&features, Hooks::Kprobe).unwrap_err().to_string();
+        assert_eq!(refusal, format!("the hooks kprobe cannot work on this host: {paranoid}"));
+        for family in HookFamily::ALL.into_iter().chain([HookFamily::Packet]) {
+            assert_eq!(missing(&features, family, config::Transport::Perf), [paranoid], "{family:?}");
+        }
+        features.ring_buffer = Some(false);
+        assert_eq!(choose(&features, Hooks::Auto).unwrap_err().to_string(), format!("this host lacks {paranoid}"));
+        assert_eq!(missing(&features, HookFamily::Packet, config::Transport::Ring), ["the BPF ring buffer (Linux 5.8)"]);
+        features.capabilities.push("CAP_SYS_ADMIN".to_owned());
+        let refusal = choose(&features, Hooks::Kprobe).unwrap_err().to_string();
+        assert!(refusal.ends_with("leave for perf_event_open, which a seccomp filter or a security module refuses"), "{refusal}");
+    }
+
+    #[test]
+    fn a_refused_bpf_call_is_laid_to_locked_memory_only_where_it_can_be() {
+        let mut features = complete();
+        features.bpf_call = Some(false);
+        let said = |features: &Features| choose(features, Hooks::Syscalls).unwrap_err().to_string().contains("the limit of locked memory");
+        assert!(!said(&features));
+        features.locked_memory.maps_count = true;
+        assert!(!said(&features), "there is no limit");
+        (features.locked_memory.limit_bytes, features.locked_memory.hard_limit_bytes) = (Some(65_536), Some(65_536));
+        assert!(!said(&features), "CAP_SYS_RESOURCE is held");
+        features.capabilities.retain(|held| held != "CAP_SYS_RESOURCE");
+        assert!(said(&features));
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod features;
 pub mod health;
 pub mod hooks;
 pub mod load;
+pub mod locked_memory;
 pub mod packet;
 mod perf;
 pub mod perf_buffer;

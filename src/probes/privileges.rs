@@ -3,11 +3,12 @@
 use std::{fs, io::ErrorKind, path::Path};
 
 /// Bits of capabilities(7).
-pub(super) const CAPABILITIES: [(u32, &str); 9] = [
+pub(super) const CAPABILITIES: [(u32, &str); 10] = [
     (1, "CAP_DAC_OVERRIDE"),
     (2, "CAP_DAC_READ_SEARCH"),
     (12, "CAP_NET_ADMIN"),
     (13, "CAP_NET_RAW"),
+    (14, "CAP_IPC_LOCK"),
     (19, "CAP_SYS_PTRACE"),
     (21, "CAP_SYS_ADMIN"),
     (24, "CAP_SYS_RESOURCE"),

@@ -1,6 +1,6 @@
 //! What files tell of this host: the kernel's types, tracefs, `/proc`, control groups. Needs no privilege but to read them.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, str::FromStr, sync::Arc};
 
 use libbpf_rs::btf::{
     Btf, ReferencesType,
@@ -112,7 +112,7 @@ pub(super) fn kprobes(tracefs: Option<&Path>) -> Option<bool> {
     (Path::new("/sys/bus/event_source/devices").exists() || tracefs.is_some()).then_some(false)
 }
 
-pub(super) fn number(path: &str) -> Option<u32> {
+pub(super) fn number<N: FromStr>(path: &str) -> Option<N> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 

@@ -121,8 +121,9 @@ struct Diagnosis {
 impl Diagnosis {
     fn missing(&self) -> Vec<&str> {
         let findings = self.report["findings"].as_array().unwrap();
-        // What hooks and kernels lack follows from what is said under the other topics.
-        let missing = findings.iter().filter(|finding| finding["state"] == "missing" && finding["topic"] != "Hooks");
+        // What hooks and kernels lack follows from what is said under the other topics; perf hangs on a sysctl of the host's.
+        let counts = |finding: &&Value| finding["topic"] != "Hooks" && finding["name"] != "perf events";
+        let missing = findings.iter().filter(|finding| finding["state"] == "missing").filter(counts);
         missing.map(|finding| finding["name"].as_str().unwrap()).collect()
     }
 
