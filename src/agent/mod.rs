@@ -96,6 +96,7 @@ pub fn record(config: &Config, file: &Path) -> Result<Exit> {
 pub fn trial(config: &Config, features: &Features, family: HookFamily) -> Result<Trial> {
     if family == HookFamily::Packet {
         let probes = load_frames(config, features, config.listen)?;
+        let _frames = probes.frames()?;
         let _interfaces = attach(&probes, config)?;
         let transport = probes.transport();
         return Ok(Trial { flavour: None, transport, programs: probes.health().to_vec(), verified: BTreeMap::new() });
