@@ -118,6 +118,10 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
     need(features.btf != BtfSource::None, "the kernel's types (BTF), its own, from a file or from an archive");
     // The verifier knows what arguments of functions and what a task's registers are from the running kernel's own types alone.
     let own_types = || matches!(features.btf, BtfSource::Kernel | BtfSource::None);
+    // Plain programs cannot: two of them would write into one scratch.
+    if holds_by_itself(features, family) {
+        need(transport != config::Transport::Perf, "the ring: without tracefs and perf only typed programs can keep their processor here");
+    }
     match family {
         HookFamily::Socket => {
             need(own_types(), "the running kernel's own BTF (/sys/kernel/btf/vmlinux)");
@@ -159,6 +163,11 @@ fn perf_refuser(features: &Features) -> &'static str {
     if features.perf_wants_sys_admin() { "kernel.perf_event_paranoid above 2" } else { "a seccomp filter or a security module" }
 }
 
+/// The data programs are on tracepoints in which tasks are preempted, and keep the processor themselves.
+fn holds_by_itself(features: &Features, family: HookFamily) -> bool {
+    features.processor_holder() == ProcessorHolder::Program && matches!(family, HookFamily::Socket | HookFamily::Syscalls)
+}
+
 /// Global variables, bounded loops, and what else the verifier must know (docs/kernels.md).
 const OLDEST: (u32, u32) = (5, 4);
 
@@ -193,7 +202,11 @@ impl Way {
         let there = |program: &&Program| features.has_hook(program.hook) && (hands_off || program.hook != Hook::Walk);
         Self {
             family,
-            flavours: if typed { vec![Flavour::Typed, Flavour::Plain] } else { vec![Flavour::Plain] },
+            flavours: match typed {
+                true if holds_by_itself(features, family) => vec![Flavour::Typed],
+                true => vec![Flavour::Typed, Flavour::Plain],
+                false => vec![Flavour::Plain],
+            },
             transport,
             absent: programs::of_family(family).filter(|program| !there(program)).map(|program| program.name).collect(),
             recv_nonblock: features.recv_nonblock,
@@ -274,6 +287,17 @@ mod tests {
         assert_eq!(refusal, "the hooks kprobe cannot work on this host: the BPF ring buffer (Linux 5.8)");
         features.kernel = "4.19.0-27-amd64".to_owned();
         assert!(choose(&features, Hooks::Auto).unwrap_err().to_string().contains("Linux 5.4 or later"));
+    }
+
+    #[test]
+    fn who_cannot_keep_the_processor_is_not_loaded_where_tracepoints_are_preempted() {
+        let mut features = complete();
+        (features.preemptible_tracepoints, features.preemptible_functions, features.tracefs) = (true, true, None);
+        let way = Way::new(&features, HookFamily::Socket, config::Transport::Auto, 8 << 20);
+        assert_eq!((way.holder, way.flavours), (ProcessorHolder::Program, vec![Flavour::Typed]));
+        let refusal = choose_hooks(&features, Hooks::Socket, config::Transport::Perf).unwrap_err().to_string();
+        assert!(refusal.contains("the ring: without tracefs"), "{refusal}");
+        assert_eq!(missing(&features, HookFamily::Kprobe, config::Transport::Perf), Vec::<String>::new());
     }
 
     #[test]
