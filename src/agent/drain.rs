@@ -18,7 +18,7 @@ use crate::{
     event::{Body, Event, Header, Text},
     model::ConnectionId,
     probes::{
-        table::{Changes, ConnectionTable},
+        table::{Changes, ConnectionCounters, ConnectionTable},
         transport::{self, Events, Reader, Sleep},
     },
 };
@@ -61,8 +61,10 @@ pub fn run(mut live: Live, router: Router) -> Result<()> {
             let now = now_ns();
             if now >= next_counters || stopping {
                 next_counters = now + COUNTERS_NS;
-                let count = look.take(&live.table, now, &mut router.borrow_mut())?;
-                live.connections.store(count as u64, Ordering::Relaxed);
+                let read = |changes: &mut Changes, all, each: Each<'_>| changes.read(&live.table, all, each);
+                if let Some(count) = look.take(now, &mut router.borrow_mut(), read) {
+                    live.connections.store(count as u64, Ordering::Relaxed);
+                }
             }
             if now >= next_tick || stopping {
                 next_tick = now + live.tick.as_nanos() as u64;
@@ -84,30 +86,51 @@ pub fn run(mut live: Live, router: Router) -> Result<()> {
     Ok(())
 }
 
+/// What is done with each connection that a look shows.
+type Each<'a> = &'a mut dyn FnMut(ConnectionCounters);
+
 /// The regular look at the kernel's connections.
 #[derive(Default)]
 struct Look {
     changes: Changes,
+    /// Those that saw everything.
     looks: u64,
     /// When all connections were named the last time.
     all_ns: u64,
+    /// One has failed already.
+    warned: bool,
 }
 
 impl Look {
     /// Counter records for connections whose counters moved. Now and then all are named: what was not named for two such rounds has
     /// ended without a word, because its close event was lost.
-    fn take(&mut self, table: &ConnectionTable, now: u64, router: &mut Router) -> Result<usize> {
-        self.looks += 1;
-        let all = self.looks.is_multiple_of(NAME_ALL);
-        let count = self.changes.read(table, all, |counters| {
+    ///
+    /// Returns how many there are; `None` if not all could be read. Then none is taken for ended, and the next look names all instead.
+    fn take(&mut self, now: u64, router: &mut Router, read: impl FnOnce(&mut Changes, bool, Each<'_>) -> Result<usize>) -> Option<usize> {
+        let all = (self.looks + 1).is_multiple_of(NAME_ALL);
+        let read = read(&mut self.changes, all, &mut |counters| {
             let header = Header { time_ns: now, connection: counters.id, pid: counters.pid, tid: 0 };
             router.event(&Event { header, body: Body::Counters(counters.totals) });
-        })?;
-        if all {
-            let since_ns = std::mem::replace(&mut self.all_ns, now);
-            router.event(&plain(now, Body::Sweep { since_ns }));
+        });
+        match read {
+            Ok(count) => {
+                self.looks += 1;
+                if all {
+                    let since_ns = std::mem::replace(&mut self.all_ns, now);
+                    router.event(&plain(now, Body::Sweep { since_ns }));
+                }
+                Some(count)
+            }
+            Err(error) => {
+                let seconds = COUNTERS_NS / 1_000_000_000;
+                if std::mem::replace(&mut self.warned, true) {
+                    tracing::debug!("the kernel's connections could not all be read: {error:#}");
+                } else {
+                    tracing::warn!("the kernel's connections could not all be read, to be tried again every {seconds} s: {error:#}");
+                }
+                None
+            }
         }
-        Ok(count)
     }
 }
 
@@ -135,4 +158,53 @@ pub fn now_ns() -> u64 {
 pub fn unix_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME)
         .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::{
+        agent::{outlet::Patience, router::Message},
+        event::Totals,
+    };
+
+    /// Looks at the times 1, 2, 3, …, each complete or not. Returns when all were named, and what was swept: when, and since when.
+    fn looks(complete: &[bool]) -> (Vec<u64>, Vec<(u64, u64)>) {
+        let (sender, receiver) = bounded(4);
+        let mut router = Router::new(vec![sender], bounded(1).1, None, Patience::Wait, false, Arc::default());
+        let mut look = Look::default();
+        for (complete, now) in complete.iter().zip(1..) {
+            let counted = look.take(now, &mut router, |_, all, each| {
+                if all {
+                    each(ConnectionCounters { id: ConnectionId(1), pid: 1, totals: Totals::default() });
+                }
+                if *complete { Ok(2) } else { bail!("a bucket is held") }
+            });
+            assert_eq!(counted, complete.then_some(2));
+        }
+        router.end();
+        let (mut named, mut swept) = (Vec::new(), Vec::new());
+        for message in receiver {
+            let Message::Events(batch) = message else { continue };
+            for (_, record) in batch.records() {
+                match Event::decode(record).unwrap() {
+                    Event { header, body: Body::Counters(_) } => named.push(header.time_ns),
+                    Event { header, body: Body::Sweep { since_ns } } => swept.push((header.time_ns, since_ns)),
+                    Event { body, .. } => panic!("{body:?}"),
+                }
+            }
+        }
+        (named, swept)
+    }
+
+    #[test]
+    fn a_look_that_did_not_see_all_sweeps_nothing_and_the_next_one_names_all_again() {
+        assert_eq!(looks(&[true; 13]), (vec![6, 12], vec![(6, 0), (12, 6)]));
+        let failing = |failed: &[usize]| (1..=13).map(|look| !failed.contains(&look)).collect::<Vec<_>>();
+        assert_eq!(looks(&failing(&[6, 7])), (vec![6, 7, 8], vec![(8, 0)]));
+        assert_eq!(looks(&failing(&[3])), (vec![7, 13], vec![(7, 0), (13, 7)]));
+    }
 }

@@ -12,6 +12,7 @@ mod containers;
 mod dns;
 mod dns_udp;
 mod edges;
+mod elements;
 mod failures;
 mod fixtures;
 mod grpc;
