@@ -16,7 +16,7 @@ use super::{
     BTF_BYTES_MAX, Kernel, Source,
     archive::{self, Content},
     kernel::{Wrapping, architecture},
-    source::{Entry, read_file},
+    source::{Entry, open, read_file},
     sources, types,
 };
 use crate::{config::BtfArchive, skel};
@@ -262,7 +262,7 @@ impl Tally {
 /// Whether a file is an archive rather than one BTF: compressed, and not named as one BTF is.
 fn is_archive(path: &Path) -> bool {
     let mut magic = [0; archive::XZ_MAGIC.len()];
-    let is_xz = File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == archive::XZ_MAGIC;
+    let is_xz = open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == archive::XZ_MAGIC;
     is_xz && path.file_name().and_then(|name| name.to_str()).is_none_or(|name| Wrapping::of(name).is_none())
 }
 

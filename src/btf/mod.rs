@@ -26,7 +26,7 @@ pub use command::Action;
 pub use host::Host;
 pub use kernel::{Kernel, architecture};
 pub use miss::{Miss, Searched, without_btf};
-pub use source::Source;
+pub use source::{Source, read_plain};
 pub use types::{Contents, Fault, check};
 
 use crate::config::BtfArchive;

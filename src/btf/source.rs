@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{BufReader, ErrorKind, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::{errno::Errno, fcntl::OFlag};
 
 use super::{
     BTF_BYTES_MAX, Found,
@@ -140,23 +142,38 @@ impl Source {
 /// # Errors
 /// It cannot be read, is damaged, or holds something else.
 pub fn read_file(path: &Path, kernel: &Kernel, wrapping: Wrapping) -> Result<Vec<u8>> {
-    let packed = open(path)?;
     let bytes = match wrapping {
-        Wrapping::Plain => {
-            let mut bytes = Vec::new();
-            packed.take(BTF_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
-            bytes
-        }
-        Wrapping::Xz => archive::xz(packed).with_context(|| format!("reading {}", path.display()))?,
-        Wrapping::TarXz => archive::only_file(packed, kernel).with_context(|| format!("reading {}", path.display()))?,
+        Wrapping::Plain => read_plain(path)?,
+        Wrapping::Xz => archive::xz(open(path)?).with_context(|| format!("reading {}", path.display()))?,
+        Wrapping::TarXz => archive::only_file(open(path)?, kernel).with_context(|| format!("reading {}", path.display()))?,
     };
     Ok(bytes)
 }
 
-fn open(path: &Path) -> Result<BufReader<File>> {
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+/// The bytes of a file as they are, no more of them than tell that it is too large.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_plain(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = open(path)?;
+    file.take(BTF_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+    Ok(bytes)
+}
+
+/// Without waiting: the open of a FIFO would wait for somebody who writes.
+///
+/// # Errors
+/// It cannot be opened, or is a FIFO, a device or a socket.
+pub(super) fn open(path: &Path) -> Result<BufReader<File>> {
+    let file = match OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path) {
+        // A socket, or a device that is not there.
+        Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => bail!("{} is no regular file", path.display()),
+        opened => opened.with_context(|| format!("opening {}", path.display()))?,
+    };
     let metadata = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
-    ensure!(metadata.is_file() || metadata.is_dir(), "{} is no file", path.display());
+    // What reading a directory says is clear enough.
+    ensure!(metadata.is_file() || metadata.is_dir(), "{} is no regular file", path.display());
     Ok(BufReader::new(file))
 }
 

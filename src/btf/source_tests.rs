@@ -72,5 +72,45 @@ fn what_is_not_there_or_no_archive_says_so() {
     let error = format!("{:#}", Source::open(&folder.path().join("a.txt")).unwrap().kernels().unwrap_err());
     assert!(error.contains("a.txt") && error.contains("a.txt: it is not compressed by xz"), "{error}");
     let device = format!("{:#}", Source::open(Path::new("/dev/zero")).unwrap().kernels().unwrap_err());
-    assert!(device.contains("/dev/zero is no file"), "{device}");
+    assert!(device.contains("/dev/zero is no regular file"), "{device}");
+}
+
+#[test]
+fn what_would_make_a_reader_wait_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "debian/11/x86_64/1.btf", DEBIAN_11);
+    let fifo = |name: &str| {
+        let path = folder.path().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path
+    };
+    let fifos = ["2.btf", "3.btf.xz", "4.btf.tar.xz"].map(|name| fifo(&format!("debian/11/x86_64/{name}")));
+    let archive = fifo("all.tar.xz");
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // In a thread of its own: a reader that waits would wait for ever.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let at = folder.path().to_owned();
+    let reader = std::thread::spawn(move || {
+        let source = Source::open(&at).unwrap();
+        let mut said = Vec::new();
+        for (number, path) in (2..).zip(&fifos) {
+            let error = source.find(&kernel(&format!("debian/11/x86_64/{number}"))).unwrap_err();
+            said.push((path.clone(), format!("{error:#}")));
+        }
+        for path in [archive, socket] {
+            said.push((path.clone(), format!("{:#}", Source::open(&path).unwrap().kernels().unwrap_err())));
+        }
+        said.push((fifos[0].clone(), format!("{:#}", read_plain(&fifos[0]).unwrap_err())));
+        // What stands beside them is found, and an archive that is none is passed over.
+        assert!(source.find(&kernel("debian/11/x86_64/1")).unwrap().is_some());
+        assert_eq!(source.find(&kernel("debian/11/x86_64/9")).unwrap(), None);
+        sender.send(said).unwrap();
+    });
+    let said = receiver.recv_timeout(std::time::Duration::from_secs(10)).expect("nothing waits");
+    reader.join().unwrap();
+    assert_eq!(said.len(), 6);
+    for (path, error) in said {
+        assert!(error.ends_with(&format!("{} is no regular file", path.display())), "{error}");
+    }
 }

@@ -34,7 +34,7 @@ pub(super) fn find_btf(file: Option<&Path>, archive: &BtfArchive, architecture: 
 
 fn check_file(path: &Path, architecture: &str) -> Result<(), String> {
     let wrong = |error: &dyn std::fmt::Display| format!("reading the types of {}: {error}", path.display());
-    let bytes = fs::read(path).map_err(|error| wrong(&error))?;
+    let bytes = btf::read_plain(path).map_err(|error| wrong(&error.root_cause()))?;
     btf::check(&bytes, Some(btf::architecture(architecture))).map(drop).map_err(|fault| wrong(&fault))
 }
 
