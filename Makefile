@@ -109,7 +109,7 @@ BTF_ONLY    ?=
 btf: build ## types of kernels without BTF, e.g. make btf BTFHUB=../btfhub-archive BTF_ONLY='ubuntu/18.04 debian/10'; docs/btf.md
 	@[[ -n "$(BTFHUB)" ]] || { echo "make: say where the types are: make btf BTFHUB=DIR" >&2; exit 1; }
 	$(call install,bpftool xz-utils)
-	btfhub/minimise.sh -o $(BTF_ARCHIVE) $(foreach name,$(BTF_ONLY),--only $(name)) $(BTFHUB)
+	btfhub/minimise.sh -o "$(BTF_ARCHIVE)" $(foreach name,$(BTF_ONLY),--only "$(name)") "$(BTFHUB)"
 
 deploy: ## into the cluster of the current kubectl context, and wait until every node has its agent
 	$(KUBECTL) apply $(APPLIED)

@@ -11,7 +11,8 @@
 #   --objects DIR  take the programs' objects from DIR/x86_64, DIR/arm64 (remora btf objects DIR) besides those of this program
 #
 # REMORA is the program, else target/release/remora, else the one on PATH; BPFTOOL and PAHOLE likewise. The exit status is 0 when every
-# kernel is in the archive, 1 when some were left out (the archive holds the others), 2 on wrong usage.
+# kernel is in the archive, 1 when some were left out (the archive holds the others), 2 on wrong usage, 3 when it was cut off (no archive is
+# written; a second run goes on).
 set -euo pipefail
 
 say() { echo "minimise.sh: $*" >&2; }
@@ -22,7 +23,10 @@ die() {
 
 # --- one kernel: called by xargs below ------------------------------------------------------------------------------------------------
 
-# Prints one line: done, kept or why not.
+# Two BTFs of the largest kind, as the program takes at most from a tar.
+unpacked_max=$((32 << 20))
+
+# Prints one line: done, kept or failed, the name, and behind a tab why not.
 one() {
 	local name=${1%$'\t'*} file=${1#*$'\t'} architecture to objects folder why
 	architecture=$(cut -d/ -f3 <<<"$name")
@@ -32,6 +36,7 @@ one() {
 		echo "kept $name"
 		return
 	fi
+	rm -f "$to"
 	folder=$(mktemp -d "$MINIMISE_WORK/one.XXXXXX")
 	if why=$(take "$file" "$folder" "${name##*/}" 2>&1) &&
 		why=$("$MINIMISE_BPFTOOL" gen min_core_btf "$folder/whole" "$folder/small" "${objects[@]}" 2>&1) &&
@@ -40,8 +45,7 @@ one() {
 		mv "$folder/small" "$to"
 		echo "done $name"
 	else
-		rm -f "$to"
-		echo "failed $name: $(tail -n 3 <<<"${why:-bpftool gave nothing}" | tr '\n' ' ')"
+		echo "failed $name"$'\t'"$(tail -n 3 <<<"${why:-bpftool gave nothing}" | tr '\n' ' ')"
 	fi
 	rm -rf "$folder"
 }
@@ -51,8 +55,11 @@ take() {
 	local file=$1 folder=$2 release=$3 # BTFHub names the file in the tar so
 	# Called in a condition, where errors do not end it by themselves.
 	case $file in
-	*.btf.tar.xz) tar -xJOf "$file" --wildcards "*$release.btf" >"$folder/whole" || return ;;
-	*.btf.xz) xz -dc "$file" >"$folder/whole" || return ;;
+	*.btf.tar.xz)
+		bounded "$folder/tar" xz -dc "$file" || return
+		bounded "$folder/whole" tar -xOf "$folder/tar" --wildcards "*$release.btf" || return
+		;;
+	*.btf.xz) bounded "$folder/whole" xz -dc "$file" || return ;;
 	*.btf) ln -s "$(realpath "$file")" "$folder/whole" || return ;;
 	*.vmlinux)
 		if readelf --section-headers --wide "$file" | grep -q ' \.BTF '; then
@@ -64,6 +71,18 @@ take() {
 	esac
 	# bpftool says little of a damaged file.
 	"$MINIMISE_REMORA" btf check "$folder/whole"
+}
+
+# What a command prints, as a file, unless it is too much: some KB of xz can become as many GB, and a tar can have holes.
+bounded() {
+	local file=$1 status=0
+	shift
+	"$@" | head -c $((unpacked_max + 1)) >"$file" || status=1
+	if (($(stat -c %s "$file") > unpacked_max)); then
+		echo "it unpacks to more than $((unpacked_max >> 20)) MiB"
+		status=1
+	fi
+	return "$status"
 }
 
 if [[ ${1:-} == --one ]]; then
@@ -135,7 +154,7 @@ done | sed -E 's/\.(btf|btf\.xz|btf\.tar\.xz|vmlinux)\t/\t/' | LC_ALL=C sort -u 
 		if [[ -d $work/objects/$architecture ]]; then
 			printf '%s\t%s\n' "$name" "$file" >>"$work/entries"
 		else
-			echo "failed $name: no objects for $architecture: run 'remora btf objects DIR' of its program, and give --objects DIR" >>"$work/failed"
+			echo "failed $name"$'\t'"no objects for $architecture: run 'remora btf objects DIR' of its program, and give --objects DIR" >>"$work/failed"
 		fi
 	done
 total=$(wc -l <"$work/entries")
@@ -150,9 +169,15 @@ done
 say "$total kernels, $jobs at once"
 export MINIMISE_WORK=$work MINIMISE_REMORA=$remora MINIMISE_BPFTOOL=$bpftool MINIMISE_PAHOLE=${PAHOLE:-pahole}
 tr '\n' '\0' <"$work/entries" | xargs -0 -r -n 1 -P "$jobs" "$here/${0##*/}" --one >"$work/log" || true
+# One that was killed says nothing, and xargs may then start no more.
+missing=$(cut -f1 "$work/entries" | LC_ALL=C comm -23 - <(sed -nE 's/^(done|kept|failed) ([^\t]*).*/\2/p' "$work/log" | LC_ALL=C sort))
+if [[ $missing ]]; then
+	status=3 die "cut off: nothing was said of $(wc -l <<<"$missing") of $total kernels, $(head -n 3 <<<"$missing" | paste -sd ' ')" \
+		"among them; $archive is as it was, run it again to go on"
+fi
 grep '^failed' "$work/log" >>"$work/failed" || true
 say "$(grep -c '^done' "$work/log" || true) minimised, $(grep -c '^kept' "$work/log" || true) as before, $(wc -l <"$work/failed") left out"
-LC_ALL=C sort "$work/failed" | cut -d' ' -f2- | while read -r line; do
+LC_ALL=C sort "$work/failed" | sed 's/^failed //; s/\t/: /' | while read -r line; do
 	say "left out: $line"
 done
 find "$work/btf" -name '*.btf' -print -quit | grep -q . || status=1 die "nothing to pack"

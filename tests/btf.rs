@@ -189,6 +189,104 @@ fn the_script_minimises_goes_on_after_a_bad_entry_and_does_nothing_twice() {
     assert_eq!(fs::read(bench.folder.path().join("a.tar.xz")).unwrap(), before);
 }
 
+/// A directory of BTFHub's form with raw BTF of this kernel under two names. `None` where the kernel has none.
+#[cfg(target_arch = "x86_64")]
+fn hub_of_two(bench: &Bench) -> Option<[&'static str; 2]> {
+    let types = fs::read("/sys/kernel/btf/vmlinux").ok()?;
+    let names = ["debian/11/x86_64/5.10.0-8-amd64", "ubuntu/20.04/x86_64/5.4.0-42-generic"];
+    for name in names {
+        bench.put(&format!("hub/{name}.btf"), &types);
+    }
+    Some(names)
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_script_that_is_cut_off_packs_nothing_and_goes_on_when_it_is_run_again() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let bench = Bench::new();
+    let Some(names) = hub_of_two(&bench) else { return };
+    let path = |name: &str| bench.folder.path().join(name);
+    // Kills who runs it: not the shell that waits for its output, but that one's.
+    let tool = br#"#!/bin/sh
+[ ! -e killer ] || { kill -9 "$(cut -d ' ' -f 4 "/proc/$PPID/stat")"; exit 1; }
+PATH=$PATH:/usr/sbin exec bpftool "$@"
+"#;
+    let tool = bench.put("bpftool", tool);
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("btfhub/minimise.sh");
+    let run = || {
+        let mut command = bench.command(&script, "-j1 -o a.tar.xz hub");
+        let output = command.env("REMORA", env!("CARGO_BIN_EXE_remora")).env("BPFTOOL", &tool).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = run();
+    assert_eq!(code, Some(0), "{said}");
+    let archive = fs::read(path("a.tar.xz")).unwrap();
+
+    // What was minimised of the first one before is no longer its BTF.
+    fs::remove_file(path(&format!("hub/{}.btf", names[0]))).unwrap();
+    bench.put(&format!("hub/{}.btf", names[0]), DEBIAN_11);
+    bench.put("killer", b"");
+    let (code, said) = run();
+    assert_eq!(code, Some(3), "{said}");
+    let expected = format!("cut off: nothing was said of 2 of 2 kernels, {} {} among them; a.tar.xz is as it was", names[0], names[1]);
+    assert!(said.contains(&expected), "{said}");
+    assert!(fs::read(path("a.tar.xz")).unwrap() == archive);
+
+    fs::remove_file(path("killer")).unwrap();
+    let (code, said) = run();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("1 minimised, 1 as before, 0 left out"), "{said}");
+    assert!(fs::read(path("a.tar.xz")).unwrap() != archive);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_script_unpacks_no_more_than_a_bound() {
+    let bench = Bench::new();
+    if hub_of_two(&bench).is_none() {
+        return;
+    }
+    let path = |name: &str| bench.folder.path().join(name);
+    let run = |program: &str, words: &str| assert!(bench.command(program, words).status().unwrap().success(), "{program} {words}");
+    // As many zeros as fit into no bound, packed by themselves, in a tar, and as a hole in a tar, which xz does not unpack.
+    fs::File::create(path("hole.btf")).unwrap().set_len(96 << 20).unwrap();
+    run("xz", "--keep -0 hole.btf");
+    run("tar", "-cJf full.tar.xz hole.btf");
+    run("tar", "--sparse -cJf sparse.tar.xz hole.btf");
+    for (packed, name) in [("hole.btf.xz", "1.btf.xz"), ("full.tar.xz", "hole.btf.tar.xz"), ("sparse.tar.xz", "le.btf.tar.xz")] {
+        bench.put(&format!("hub/debian/12/x86_64/{name}"), &fs::read(path(packed)).unwrap());
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("btfhub/minimise.sh");
+    // No file may grow beyond that: who tried would be killed.
+    let mut command = bench.command("sh", "");
+    command.args(["-c", "ulimit -f 80000; exec \"$0\" -j2 -o a.tar.xz hub"]).arg(&script).env("REMORA", env!("CARGO_BIN_EXE_remora"));
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("2 minimised, 0 as before, 3 left out"), "{said}");
+    for name in ["1", "hole", "le"] {
+        let line = said.lines().find(|line| line.starts_with(&format!("minimise.sh: left out: debian/12/x86_64/{name}: "))).expect(&said);
+        assert!(line.contains("it unpacks to more than 32 MiB"), "{line}");
+    }
+}
+
+#[test]
+fn make_btf_takes_paths_with_spaces() {
+    let said = Command::new("make")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["--dry-run", "btf", "BTFHUB=/a hub/of types", "BTF_ARCHIVE=/an archive", "BTF_ONLY=debian/10 ubuntu"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let line = said.lines().find_map(|line| line.strip_prefix("btfhub/minimise.sh ")).expect(&said);
+    let words = Command::new("bash").args(["-c", &format!("printf '%s|' {line}")]).output().unwrap();
+    let words = String::from_utf8(words.stdout).unwrap();
+    assert_eq!(words, "-o|/an archive|--only|debian/10|--only|ubuntu|/a hub/of types|");
+}
+
 #[test]
 fn the_kernel_that_runs_here_is_found_by_its_name_and_only_by_it() {
     let Ok(host) = Host::detect() else { return };
