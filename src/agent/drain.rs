@@ -18,6 +18,7 @@ use crate::{
     event::{Body, Event, Header, Text},
     model::ConnectionId,
     probes::{
+        clock::now_ns,
         table::{Changes, ConnectionCounters, ConnectionTable},
         transport::{self, Events, Reader, Sleep},
     },
@@ -146,18 +147,6 @@ fn seed(listeners: &Listeners, router: &mut Router) {
 /// An event of no connection.
 pub(super) fn plain(time_ns: u64, body: Body<'_>) -> Event<'_> {
     Event { header: Header { time_ns, connection: ConnectionId(0), pid: 0, tid: 0 }, body }
-}
-
-/// CLOCK_MONOTONIC, the clock of the kernel's events.
-pub fn now_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
-}
-
-/// CLOCK_REALTIME, nanoseconds since 1970.
-pub fn unix_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
 
 #[cfg(test)]

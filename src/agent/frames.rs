@@ -16,7 +16,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    drain::{COUNTERS_NS, GATHER, IDLE, IDLE_ROUNDS, NAME_ALL, now_ns, plain},
+    drain::{COUNTERS_NS, GATHER, IDLE, IDLE_ROUNDS, NAME_ALL, plain},
     losses::{Losses, Reason},
     router::Router,
 };
@@ -24,6 +24,7 @@ use crate::{
     event::Body,
     packet::{FrameHead, Limits, LinkType, Loss, Reassembler},
     probes::{
+        clock::now_ns,
         packet::{Frame, FrameMap, FrameReader, Interfaces, Link},
         transport::{self, Sleep},
     },

@@ -53,6 +53,7 @@ use crate::{
     },
     model::{Protocol, Protocols},
     probes::{
+        clock,
         features::{BtfSource, Features},
         health::Trial,
         hooks::{HookFamily, Way, choose_hooks},
@@ -181,7 +182,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let (features, families) = ground(config)?;
     let listener = config.listen.map(bind).transpose()?;
     let own = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    let (start_ns, unix_ns) = (drain::now_ns(), drain::unix_ns());
+    let (start_ns, unix_ns) = (clock::now_ns(), clock::unix_ns());
     let unix_offset_ns = unix_ns as i64 - start_ns as i64;
     // Opened before anything is attached: a file that cannot be written should cost nothing.
     let of_frames = families == [HookFamily::Packet];
@@ -271,7 +272,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     let mut helpers = vec![pipeline::serve(services, control.clone())?];
     // From here on signals are heard: whoever reads the line may send one.
     if lines {
-        ready_line(drain::unix_ns(), &host, family.name())?;
+        ready_line(clock::unix_ns(), &host, family.name())?;
     }
     let plan = Plan { source, workers, lines, losses: Arc::clone(&losses), tape };
     let pipeline = pipeline::start(plan, &control)?;
@@ -288,7 +289,7 @@ fn live(config: &Config, recording: Option<&Path>) -> Result<Exit> {
     publisher.detach();
     stop.store(true, Ordering::Release);
     finish(&events, &pipeline, &mut publisher)?;
-    let elapsed_ns = drain::now_ns().saturating_sub(start_ns);
+    let elapsed_ns = clock::now_ns().saturating_sub(start_ns);
     publisher.publish(true);
     table_stop.store(true, Ordering::Release);
     let lost = publisher.lost();
@@ -316,7 +317,7 @@ pub fn replay(config: &Config, file: &Path) -> Result<Exit> {
     let published = Arc::new(ArcSwap::from_pointee(Published::default()));
     let mut publisher = Publisher::new(Arc::clone(&published), config, file.display().to_string(), "replay", Arc::clone(&losses), 0);
     if lines {
-        ready_line(drain::unix_ns(), &file.display().to_string(), "replay")?;
+        ready_line(clock::unix_ns(), &file.display().to_string(), "replay")?;
     }
     let plan = Plan { source: Source::File(input), workers, lines, losses: Arc::clone(&losses), tape: None };
     let pipeline = pipeline::start(plan, &control)?;

@@ -11,7 +11,6 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{
-    drain,
     losses::Losses,
     programs::Programs,
     surroundings::{self, Sources},
@@ -22,7 +21,7 @@ use crate::{
     config::Config,
     export::{MapFill, Name, ProgramCost, Published, SelfMetrics, Surroundings},
     model::Party,
-    probes::table::Tally,
+    probes::{clock, table::Tally},
     service_map::{Listener, ServiceWatch, Snapshot, idle},
     telemetry::SelfUsage,
 };
@@ -127,7 +126,7 @@ impl Publisher {
             ready,
             host: self.host.clone(),
             hooks: self.hooks.to_owned(),
-            uptime_ns: drain::now_ns().saturating_sub(self.start_ns),
+            uptime_ns: clock::now_ns().saturating_sub(self.start_ns),
         }));
     }
 

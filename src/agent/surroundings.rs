@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::drain;
 use crate::{
     attribution::{
         Cluster, ContainerNames,
@@ -11,7 +10,7 @@ use crate::{
     },
     export::{ClusterHealth, ConntrackHealth, EngineHealth, KindHealth, Name, ProgramHealth, WatchState},
     model::ServiceName,
-    probes::health::Health,
+    probes::{clock, health::Health},
     service_map::ServiceState,
 };
 
@@ -39,7 +38,7 @@ impl Sources {
     /// `None` on a plain host: nothing is missing there.
     pub fn cluster(&self) -> Option<ClusterHealth> {
         let server = self.cluster.server()?;
-        let now_s = drain::unix_ns() / 1_000_000_000;
+        let now_s = clock::unix_ns() / 1_000_000_000;
         let kinds = self.cluster.health().into_iter().filter(|kind| kind.state != State::Off);
         Some(ClusterHealth { server: server.to_string(), kinds: kinds.map(|kind| kind_health(kind, now_s)).collect() })
     }

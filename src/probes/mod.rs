@@ -1,5 +1,6 @@
 //! What the kernel offers, what is loaded into it, and what comes out. With `skel`, the only room that speaks to BPF.
 
+pub mod clock;
 pub mod elements;
 pub mod features;
 pub mod health;

@@ -4,9 +4,8 @@
 use std::{ops::Range, time::Duration};
 
 use anyhow::Result;
-use nix::time::{ClockId, clock_gettime};
 
-use super::{perf_buffer::PerfBuffers, transport::Sleep};
+use super::{clock::now_ns, perf_buffer::PerfBuffers, transport::Sleep};
 use crate::event;
 
 /// Nobody wakes the reader for a first record: so long it may wait.
@@ -76,11 +75,6 @@ impl<'a> PerfReader<'a> {
         let (Sleep::Moment(time) | Sleep::UntilEvent(time)) = sleep;
         self.buffers.wait(time.min(IDLE), &mut |sample| self.gathered.push(sample))
     }
-}
-
-/// CLOCK_MONOTONIC, as the records have it.
-fn now_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
 
 #[cfg(test)]
