@@ -60,19 +60,21 @@ pub fn run(mut live: Live, router: Router) -> Result<()> {
             let stopping = live.stop.load(Ordering::Acquire);
             let count = reader.consume()?;
             let now = now_ns();
-            if now >= next_counters || stopping {
+            // Not in each round of a stop: a sweep would end connections whose close is among the records to come.
+            let is_last = stopping && count == 0;
+            if now >= next_counters || is_last {
                 next_counters = now + COUNTERS_NS;
                 let read = |changes: &mut Changes, all, each: Each<'_>| changes.read(&live.table, all, each);
                 if let Some(count) = look.take(now, &mut router.borrow_mut(), read) {
                     live.connections.store(count as u64, Ordering::Relaxed);
                 }
             }
-            if now >= next_tick || stopping {
+            if now >= next_tick || is_last {
                 next_tick = now + live.tick.as_nanos() as u64;
                 router.borrow_mut().event(&plain(now, Body::Tick));
             }
             router.borrow_mut().flush();
-            if stopping && count == 0 {
+            if is_last {
                 break;
             }
             empty_rounds = if count == 0 { empty_rounds + 1 } else { 0 };

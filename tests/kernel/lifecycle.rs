@@ -89,6 +89,19 @@ fn two_agents_at_once_both_see_everything() {
     nginx.stop();
 }
 
+/// Their reader holds records back for a while, to put those of all processors in order.
+#[test]
+fn a_stop_takes_what_perf_buffers_hold() {
+    let _machine = machine();
+    let nginx = Nginx::start();
+    let agent = Agent::start(&["--hooks", "syscalls", "--transport", "perf", "--port", &nginx.port.to_string()]);
+    load(&nginx, 500, 8, 0);
+    let report = agent.finish();
+    report.summary().assert_nothing_lost();
+    assert_eq!(["client", "server"].map(|side| report.of(nginx.port, side).len()), [500, 500]);
+    nginx.stop();
+}
+
 #[test]
 fn a_duration_ends_the_run_by_itself() {
     let _machine = machine();
