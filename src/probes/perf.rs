@@ -5,7 +5,11 @@ use std::{ops::Range, time::Duration};
 
 use anyhow::Result;
 
-use super::{clock::now_ns, perf_buffer::PerfBuffers, transport::Sleep};
+use super::{
+    clock::now_ns,
+    perf_buffer::PerfBuffers,
+    transport::{Sleep, record_of},
+};
 use crate::event;
 
 /// Nobody wakes the reader for a first record: so long it may wait.
@@ -32,11 +36,12 @@ struct Gathered {
 
 impl Gathered {
     fn push(&mut self, sample: &[u8]) {
-        // A sample is longer than its record: it is padded.
-        let Some(record) = event::record_len(sample).map(|length| &sample[..length]) else { return };
+        let record = record_of(sample);
+        // What is no record waits for nothing: who gets it counts it.
+        let time_ns = event::record_len(record).and(event::record_time_ns(record)).unwrap_or(0);
         let start = self.bytes.len();
         self.bytes.extend_from_slice(record);
-        self.records.push((event::record_time_ns(record).unwrap_or(0), start..self.bytes.len()));
+        self.records.push((time_ns, start..self.bytes.len()));
     }
 
     /// Hands on what is older than `horizon_ns`, in order.
@@ -85,6 +90,15 @@ mod tests {
     fn sample(time_ns: u64) -> Vec<u8> {
         let header = types::event_header { length: 32, time_ns, ..Default::default() };
         [bytes(&header), &[0; 4]].concat()
+    }
+
+    #[test]
+    fn what_is_no_record_is_handed_on_for_whoever_counts_it() {
+        let mut gathered = Gathered::default();
+        [b"short".as_slice(), &[0xff; 40]].iter().for_each(|sample| gathered.push(sample));
+        let mut lengths = Vec::new();
+        gathered.release(1, &mut |record| lengths.push(record.len()));
+        assert_eq!(lengths, [5, 40]);
     }
 
     #[test]

@@ -179,8 +179,7 @@ impl<'a> RingReader<'a> {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(events, move |record| {
-                // A record may be shorter than what was reserved for it.
-                on_record(event::record_len(record).map_or(record, |length| &record[..length]));
+                on_record(record_of(record));
                 0
             })
             .context("adding the ring buffer")?;
@@ -216,6 +215,11 @@ impl<'a> RingReader<'a> {
         self.wake.never();
         outcome.map(drop)
     }
+}
+
+/// Without what stands behind it: more was reserved for it, or it was padded. What is no record is left as it is.
+pub(super) fn record_of(sample: &[u8]) -> &[u8] {
+    event::record_len(sample).map_or(sample, |length| &sample[..length])
 }
 
 /// Whether a wake-up came.
