@@ -58,7 +58,7 @@ pub fn run(mut live: Live, router: Router) -> Result<()> {
         let mut empty_rounds = 0;
         loop {
             let stopping = live.stop.load(Ordering::Acquire);
-            let count = reader.consume()?;
+            let count = if stopping { reader.rest()? } else { reader.consume()? };
             let now = now_ns();
             // Not in each round of a stop: a sweep would end connections whose close is among the records to come.
             let is_last = stopping && count == 0;

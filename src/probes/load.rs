@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     fmt, fs,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -23,6 +24,10 @@ use super::{
     verdicts::{self, Verified},
 };
 use crate::skel::{PLAIN, TYPED, types};
+
+/// A program takes a record's time before it reads the bytes and writes it. A virtual processor that is put aside for longer brings disorder,
+/// which the positions of the streams mend.
+const SETTLING: Duration = Duration::from_millis(50);
 
 /// Everything that the kernel side must know before it is loaded.
 #[derive(Clone, Debug)]
@@ -123,7 +128,7 @@ impl Probes {
         let map = handle(&object, "events")?;
         let events = match options.way.transport {
             Transport::Ring => Events::Ring { map, wake: Wake::map(&handle(&object, ".data.wake")?)? },
-            Transport::Perf { buffer_bytes } => Events::Perf(Transport::open_buffers(&map, buffer_bytes)?),
+            Transport::Perf { buffer_bytes } => Transport::open_buffers(&map, buffer_bytes, SETTLING)?,
         };
         let transport = options.way.transport;
         let mut probes = Self {

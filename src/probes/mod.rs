@@ -7,6 +7,7 @@ pub mod health;
 pub mod hooks;
 pub mod load;
 pub mod locked_memory;
+mod order;
 pub mod packet;
 mod perf;
 pub mod perf_buffer;

@@ -50,12 +50,13 @@ impl Transport {
         }
     }
 
-    /// Opens the reading end of perf buffers: from here on records find room.
-    pub(super) fn open_buffers(map: &MapHandle, buffer_bytes: u32) -> Result<PerfBuffers> {
+    /// Opens the reading end of perf buffers: from here on records find room. `settling` as in [`Events::Perf`].
+    pub(super) fn open_buffers(map: &MapHandle, buffer_bytes: u32, settling: Duration) -> Result<Events> {
         /// A CPU that has written so many records wakes the reader.
         const WAKE_AFTER: u32 = 256;
         let page_size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
-        PerfBuffers::new(map, (buffer_bytes as usize / page_size).max(1), WAKE_AFTER)
+        let buffers = PerfBuffers::new(map, (buffer_bytes as usize / page_size).max(1), WAKE_AFTER)?;
+        Ok(Events::Perf { buffers, settling })
     }
 }
 
@@ -67,8 +68,15 @@ fn buffer_bytes(ring_bytes: u32, cpus: usize) -> u32 {
 
 /// The records' map, as it is handed from the loader to the reader.
 pub enum Events {
-    Ring { map: MapHandle, wake: Wake },
-    Perf(PerfBuffers),
+    Ring {
+        map: MapHandle,
+        wake: Wake,
+    },
+    /// A record is there `settling` after its time at the latest.
+    Perf {
+        buffers: PerfBuffers,
+        settling: Duration,
+    },
 }
 
 /// The word by which the reader of a ring asks to be woken. See `enum wake` in `wake.h`.
@@ -148,15 +156,24 @@ impl<'a> Reader<'a> {
     pub fn new(events: &'a mut Events, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
         Ok(match events {
             Events::Ring { map, wake } => Self::Ring(RingReader::new(map, wake, on_record)?),
-            Events::Perf(buffers) => Self::Perf(PerfReader::new(buffers, on_record)),
+            Events::Perf { buffers, settling } => Self::Perf(PerfReader::new(buffers, *settling, on_record)),
         })
     }
 
-    /// Hands over what is there, about [`ROUND`] records at most; their number, or more while some are held back.
+    /// Hands over what is there, of a ring about [`ROUND`] records at most. The number of those that were read; the youngest out of perf
+    /// buffers are held until all that are older can be expected to be there.
     pub fn consume(&mut self) -> Result<usize> {
         match self {
             Self::Ring(reader) => reader.consume(),
             Self::Perf(reader) => reader.consume(),
+        }
+    }
+
+    /// The same when no more are written: holds nothing back.
+    pub fn rest(&mut self) -> Result<usize> {
+        match self {
+            Self::Ring(reader) => reader.consume(),
+            Self::Perf(reader) => reader.rest(),
         }
     }
 

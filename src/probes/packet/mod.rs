@@ -1,14 +1,15 @@
 //! The hook family `packet`: loads its object, which needs no types of the kernel, and counts what became of the frames.
-//! Interfaces and the reading end are in rooms of their own; what a frame says is not known here.
+//! Interfaces and records are in files of their own; what a frame says is not known here.
 
+mod frame;
 mod interface;
-mod reader;
 
 use std::{
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -19,8 +20,8 @@ use libbpf_rs::{
 };
 
 pub use self::{
+    frame::{Frame, Link},
     interface::Interfaces,
-    reader::{Frame, FrameMap, FrameReader, Link},
 };
 use super::{
     health::Health,
@@ -34,6 +35,8 @@ use crate::skel::{
     packet::{OpenPacketSkel, PacketSkel, PacketSkelBuilder, types},
 };
 
+/// The filter takes the time, copies the frame and writes the record in one go.
+const SETTLING: Duration = Duration::from_millis(1);
 /// Of 8 MiB; a map of an older kernel holds as many.
 const FILTER_MAX: usize = 65_536;
 
@@ -106,16 +109,15 @@ impl PacketProbes {
     }
 
     /// Where the records are; for one reader. Before [`Self::attach`]: what comes earlier may find no room.
-    pub fn frames(&self) -> Result<FrameMap> {
+    pub fn frames(&self) -> Result<Events> {
         let map = MapHandle::try_from(&self.skel.maps.frames).context("taking a handle of the frames map")?;
-        let events = match self.transport {
+        Ok(match self.transport {
             Transport::Ring => {
                 let word = MapHandle::try_from(&self.skel.maps.data_wake).context("taking a handle of the reader's word")?;
                 Events::Ring { map, wake: Wake::map(&word)? }
             }
-            Transport::Perf { buffer_bytes } => Events::Perf(Transport::open_buffers(&map, buffer_bytes)?),
-        };
-        Ok(FrameMap(events))
+            Transport::Perf { buffer_bytes } => Transport::open_buffers(&map, buffer_bytes, SETTLING)?,
+        })
     }
 
     pub fn transport(&self) -> Transport {

@@ -1,20 +1,6 @@
-//! The reading end of the frames: one ring buffer, or a buffer for each CPU.
+//! The record of a frame.
 
-use std::time::Duration;
-
-use anyhow::Result;
-
-use crate::{
-    event,
-    probes::{
-        perf_buffer::PerfBuffers,
-        transport::{Events, RingReader, Sleep},
-    },
-    skel::packet::types,
-};
-
-/// Few records, which wake nobody, are looked for so often.
-const UNWOKEN: Duration = Duration::from_millis(50);
+use crate::{event, skel::packet::types};
 
 /// With what a frame begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,51 +44,6 @@ impl<'a> Frame<'a> {
             size: event.size,
             vlan_tci: (event.vlan_tci & TAGGED != 0).then_some(event.vlan_tci & !TAGGED),
         })
-    }
-}
-
-/// Where the records are. Frames find room from its making on.
-pub struct FrameMap(pub(super) Events);
-
-impl FrameMap {
-    /// Records come in the order in which they were made. Else in that of one CPU only, CPU by CPU.
-    pub fn is_ordered(&self) -> bool {
-        matches!(self.0, Events::Ring { .. })
-    }
-}
-
-type OnRecord<'a> = Box<dyn FnMut(&[u8]) + 'a>;
-
-/// Lives in the thread that made it.
-pub enum FrameReader<'a> {
-    Ring(RingReader<'a>),
-    Perf(&'a mut PerfBuffers, OnRecord<'a>),
-}
-
-impl<'a> FrameReader<'a> {
-    /// `on_record` gets each record once. It must not panic: it is called from C, where a panic ends the process.
-    pub fn new(frames: &'a mut FrameMap, on_record: impl FnMut(&[u8]) + 'a) -> Result<Self> {
-        // What is lost is counted where it is lost, by the filter.
-        Ok(match &mut frames.0 {
-            Events::Ring { map, wake } => Self::Ring(RingReader::new(map, wake, on_record)?),
-            Events::Perf(buffers) => Self::Perf(buffers, Box::new(on_record)),
-        })
-    }
-
-    /// Hands over what is there. Of a ring as many records as [`RingReader::consume`] takes, and their number; else all, and 0.
-    pub fn consume(&mut self) -> Result<usize> {
-        match self {
-            Self::Ring(reader) => reader.consume(),
-            Self::Perf(buffers, on_record) => buffers.consume(on_record).map(|()| 0),
-        }
-    }
-
-    pub fn sleep(&mut self, sleep: Sleep) -> Result<()> {
-        match (self, sleep) {
-            (Self::Ring(reader), sleep) => reader.sleep(sleep),
-            // It hands over what ended the wait.
-            (Self::Perf(buffers, on_record), Sleep::Moment(time) | Sleep::UntilEvent(time)) => buffers.wait(time.min(UNWOKEN), on_record),
-        }
     }
 }
 

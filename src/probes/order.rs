@@ -1,0 +1,79 @@
+//! Records of several CPUs, put in the order of their times. Each CPU writes its own in order, but they are read one CPU after the other,
+//! so each is held until none that is older can be expected. What a record says is not known here.
+
+use std::ops::Range;
+
+/// Records that were read and not yet handed on.
+#[derive(Default)]
+pub struct Order {
+    bytes: Vec<u8>,
+    held: Vec<Held>,
+}
+
+struct Held {
+    time_ns: u64,
+    /// Where it is in `bytes`.
+    place: Range<usize>,
+}
+
+impl Order {
+    pub fn hold(&mut self, time_ns: u64, record: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(record);
+        self.held.push(Held { time_ns, place: start..self.bytes.len() });
+    }
+
+    /// Hands on, the oldest first, what is not younger than `until_ns`.
+    pub fn release(&mut self, until_ns: u64, mut each: impl FnMut(&[u8])) {
+        // Stable: what one CPU wrote in the same nanosecond stays in its order. What is held is in order already, and so is what each CPU
+        // wrote since, so this only merges.
+        self.held.sort_by_key(|held| held.time_ns);
+        let due = self.held.partition_point(|held| held.time_ns <= until_ns);
+        for held in self.held.drain(..due) {
+            each(&self.bytes[held.place]);
+        }
+        // What is held moves to the begin.
+        let mut kept = Vec::with_capacity(self.held.iter().map(|held| held.place.len()).sum());
+        for held in &mut self.held {
+            let start = kept.len();
+            kept.extend_from_slice(&self.bytes[held.place.clone()]);
+            held.place = start..kept.len();
+        }
+        self.bytes = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(order: &mut Order, records: &[(u64, &str)]) {
+        records.iter().for_each(|(time_ns, record)| order.hold(*time_ns, record.as_bytes()));
+    }
+
+    fn released(order: &mut Order, until_ns: u64) -> String {
+        let mut seen = Vec::new();
+        order.release(until_ns, |record| seen.push(record.escape_ascii().to_string()));
+        seen.join(" ")
+    }
+
+    #[test]
+    fn records_of_several_cpus_come_in_the_order_of_their_times_and_the_youngest_wait() {
+        let mut order = Order::default();
+        hold(&mut order, &[(10, "one"), (30, "three"), (50, "five"), (20, "two"), (40, "four")]);
+        assert_eq!(released(&mut order, 35), "one two three");
+        hold(&mut order, &[(45, "late")]);
+        assert_eq!((released(&mut order, 45), order.bytes.len()), ("four late".into(), "five".len()));
+        assert_eq!(released(&mut order, u64::MAX), "five");
+        assert!(order.bytes.is_empty() && order.held.is_empty() && released(&mut order, u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn records_of_one_time_stay_in_their_order_while_they_wait() {
+        let mut order = Order::default();
+        hold(&mut order, &[(7, "a"), (9, "x"), (7, "b")]);
+        assert_eq!(released(&mut order, 6), "");
+        hold(&mut order, &[(7, "c"), (u64::MAX, "end")]);
+        assert_eq!((released(&mut order, 7), released(&mut order, u64::MAX)), ("a b c".into(), "x end".into()));
+    }
+}
