@@ -16,6 +16,10 @@ use crate::event;
 /// Nobody wakes the reader for a first record: so long it may wait.
 const IDLE: Duration = Duration::from_millis(40);
 
+/// More than a host writes while its records are held: 50 ms at 300 MB a second. By a clock that is behind the kernel's, as in a time
+/// namespace, all would be held for ever.
+const HELD_BYTES_MAX: usize = 16 << 20;
+
 type OnRecord<'a> = Box<dyn FnMut(&[u8]) + 'a>;
 
 /// The consuming end of all buffers.
@@ -27,7 +31,6 @@ pub struct PerfReader<'a> {
 }
 
 /// What was read and not yet handed on.
-#[derive(Default)]
 struct Intake {
     order: Order,
     /// Records that were read since they were last counted.
@@ -35,6 +38,10 @@ struct Intake {
 }
 
 impl Intake {
+    fn new() -> Self {
+        Self { order: Order::new(HELD_BYTES_MAX), read: 0 }
+    }
+
     fn take(&mut self, sample: &[u8]) {
         let record = record_of(sample);
         // What is no record waits for nothing: who gets it counts it.
@@ -48,7 +55,7 @@ impl<'a> PerfReader<'a> {
     /// A record is there `settling` after its time at the latest.
     pub(super) fn new(buffers: &'a mut PerfBuffers, settling: Duration, on_record: impl FnMut(&[u8]) + 'a) -> Self {
         let settling_ns = u64::try_from(settling.as_nanos()).unwrap_or(u64::MAX);
-        Self { buffers, settling_ns, intake: Intake::default(), on_record: Box::new(on_record) }
+        Self { buffers, settling_ns, intake: Intake::new(), on_record: Box::new(on_record) }
     }
 
     /// Reads all that is there and hands on what is old enough; as many as were read.
@@ -83,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_a_record_without_its_padding_and_what_is_none_is_handed_on_for_whoever_counts_it() {
-        let mut intake = Intake::default();
+        let mut intake = Intake::new();
         let header = types::event_header { length: 32, time_ns: 5, ..Default::default() };
         intake.take(&[bytes(&header), &[0; 4]].concat());
         [b"short".as_slice(), &[0xff; 40]].iter().for_each(|sample| intake.take(sample));
