@@ -30,7 +30,7 @@ use remora::{
         load::{LoadOptions, Probes},
         programs::{self, Part},
         table::Wishes,
-        transport::{self, Reader, Sleep},
+        transport::{Reader, Sleep},
     },
 };
 
@@ -87,7 +87,7 @@ impl Watch {
                 }
             })?;
             while !ended.load(Ordering::Relaxed) {
-                if reader.consume()? < transport::ROUND {
+                if reader.consume()?.until_ns.is_some() {
                     reader.sleep(Sleep::Moment(READING_PAUSE))?;
                 }
             }

@@ -20,7 +20,7 @@ use crate::{
     probes::{
         clock::now_ns,
         table::{Changes, ConnectionCounters, ConnectionTable},
-        transport::{self, Events, Reader, Sleep},
+        transport::{Events, Reader, Round, Sleep},
     },
 };
 
@@ -58,10 +58,11 @@ pub fn run(mut live: Live, router: Router) -> Result<()> {
         let mut empty_rounds = 0;
         loop {
             let stopping = live.stop.load(Ordering::Acquire);
-            let count = if stopping { reader.rest()? } else { reader.consume()? };
-            let now = now_ns();
+            let Round { records, until_ns } = if stopping { reader.rest()? } else { reader.consume()? };
+            // What user space adds stands where its time is among the records: it must not be ahead of those that are held back.
+            let now = until_ns.unwrap_or_else(now_ns);
             // Not in each round of a stop: a sweep would end connections whose close is among the records to come.
-            let is_last = stopping && count == 0;
+            let is_last = stopping && records == 0;
             if now >= next_counters || is_last {
                 next_counters = now + COUNTERS_NS;
                 let read = |changes: &mut Changes, all, each: Each<'_>| changes.read(&live.table, all, each);
@@ -77,9 +78,9 @@ pub fn run(mut live: Live, router: Router) -> Result<()> {
             if is_last {
                 break;
             }
-            empty_rounds = if count == 0 { empty_rounds + 1 } else { 0 };
+            empty_rounds = if records == 0 { empty_rounds + 1 } else { 0 };
             // With so much to read there is no time to gather.
-            if !stopping && count < transport::ROUND {
+            if !stopping && until_ns.is_some() {
                 let idle = empty_rounds >= IDLE_ROUNDS;
                 reader.sleep(if idle { Sleep::UntilEvent(IDLE.min(live.tick)) } else { Sleep::Moment(GATHER) })?;
             }

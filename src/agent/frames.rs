@@ -26,7 +26,7 @@ use crate::{
     probes::{
         clock::now_ns,
         packet::{Frame, Interfaces, Link},
-        transport::{self, Events, Reader, Sleep},
+        transport::{Events, Reader, Round, Sleep},
     },
 };
 
@@ -65,17 +65,20 @@ pub fn run(mut live: Frames, router: Router, losses: &Losses) -> Result<()> {
                 // Closing a packet socket waits for filters that run: after this nothing is written.
                 interfaces = None;
             }
-            let count = if stopping { reader.rest()? } else { reader.consume()? };
+            let Round { records, until_ns } = if stopping { reader.rest()? } else { reader.consume()? };
             let mut intake = intake.borrow_mut();
-            let now = now_ns();
-            intake.tick(now);
+            // Not ahead of frames that are held back, or were not read yet: holes would be given up that these fill.
+            if let Some(until_ns) = until_ns {
+                intake.tick(until_ns);
+            }
+            let now = until_ns.unwrap_or_else(now_ns);
             if now >= next_look
                 && let Some(interfaces) = &mut interfaces
             {
                 next_look = now + LOOK_NS;
                 interfaces.look();
             }
-            let is_last = stopping && count == 0;
+            let is_last = stopping && records == 0;
             if is_last {
                 intake.finish();
             }
@@ -96,9 +99,9 @@ pub fn run(mut live: Frames, router: Router, losses: &Losses) -> Result<()> {
             if is_last {
                 break;
             }
-            empty_rounds = if count == 0 { empty_rounds + 1 } else { 0 };
+            empty_rounds = if records == 0 { empty_rounds + 1 } else { 0 };
             drop(intake);
-            if !stopping && count < transport::ROUND {
+            if !stopping && until_ns.is_some() {
                 let idle = empty_rounds >= IDLE_ROUNDS;
                 reader.sleep(if idle { Sleep::UntilEvent(IDLE.min(live.tick)) } else { Sleep::Moment(GATHER) })?;
             }

@@ -9,7 +9,7 @@ use super::{
     clock::now_ns,
     order::Order,
     perf_buffer::PerfBuffers,
-    transport::{Sleep, record_of},
+    transport::{Round, Sleep, record_of},
 };
 use crate::event;
 
@@ -58,22 +58,28 @@ impl<'a> PerfReader<'a> {
         Self { buffers, settling_ns, intake: Intake::new(), on_record: Box::new(on_record) }
     }
 
-    /// Reads all that is there and hands on what is old enough; as many as were read.
-    pub(super) fn consume(&mut self) -> Result<usize> {
-        // Before the look: what is written behind it is younger.
-        let until_ns = now_ns().saturating_sub(self.settling_ns);
-        self.pass(until_ns)
+    /// Reads all that is there and hands on what is old enough.
+    pub(super) fn consume(&mut self) -> Result<Round> {
+        let until_ns = self.read()?.saturating_sub(self.settling_ns);
+        Ok(self.pass(until_ns, until_ns))
     }
 
     /// The same, but keeps nothing back.
-    pub(super) fn rest(&mut self) -> Result<usize> {
-        self.pass(u64::MAX)
+    pub(super) fn rest(&mut self) -> Result<Round> {
+        let until_ns = self.read()?;
+        Ok(self.pass(u64::MAX, until_ns))
     }
 
-    fn pass(&mut self, until_ns: u64) -> Result<usize> {
+    /// The time before the look: what is written behind it is younger.
+    fn read(&mut self) -> Result<u64> {
+        let before_ns = now_ns();
         self.buffers.consume(&mut |sample| self.intake.take(sample))?;
-        self.intake.order.release(until_ns, &mut self.on_record);
-        Ok(std::mem::take(&mut self.intake.read))
+        Ok(before_ns)
+    }
+
+    fn pass(&mut self, held_from_ns: u64, until_ns: u64) -> Round {
+        self.intake.order.release(held_from_ns, &mut self.on_record);
+        Round { records: std::mem::take(&mut self.intake.read), until_ns: Some(until_ns) }
     }
 
     pub(super) fn sleep(&mut self, sleep: Sleep) -> Result<()> {

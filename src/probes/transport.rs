@@ -14,11 +14,11 @@ use nix::{
     unistd::{SysconfVar, sysconf},
 };
 
-use super::{perf::PerfReader, perf_buffer::PerfBuffers};
+use super::{clock::now_ns, perf::PerfReader, perf_buffer::PerfBuffers};
 use crate::{config, event, skel::types};
 
 /// So many records at a time: under a load that never lets the ring run empty the reader has other things to do, too.
-pub const ROUND: usize = 16_384;
+const ROUND_MAX: usize = 16_384;
 /// A record that was begun before the reader asked to be woken is there by then.
 const SETTLING: Duration = Duration::from_millis(10);
 
@@ -144,6 +144,15 @@ pub enum Sleep {
     UntilEvent(Duration),
 }
 
+/// What a look at the records brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// So many were read since the look before, those that ended a sleep included.
+    pub records: usize,
+    /// Of CLOCK_MONOTONIC: what is older was handed over, but for what is just being written. `None`: more is there than was read.
+    pub until_ns: Option<u64>,
+}
+
 /// The consuming end. Lives in the thread that made it.
 pub enum Reader<'a> {
     Ring(RingReader<'a>),
@@ -160,9 +169,9 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Hands over what is there, of a ring about [`ROUND`] records at most. The number of those that were read; the youngest out of perf
-    /// buffers are held until all that are older can be expected to be there.
-    pub fn consume(&mut self) -> Result<usize> {
+    /// Hands over what is there, of a ring 16,384 records at most; the youngest out of perf buffers are held until all that are older can
+    /// be expected to be there.
+    pub fn consume(&mut self) -> Result<Round> {
         match self {
             Self::Ring(reader) => reader.consume(),
             Self::Perf(reader) => reader.consume(),
@@ -170,7 +179,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The same when no more are written: holds nothing back.
-    pub fn rest(&mut self) -> Result<usize> {
+    pub fn rest(&mut self) -> Result<Round> {
         match self {
             Self::Ring(reader) => reader.consume(),
             Self::Perf(reader) => reader.rest(),
@@ -189,6 +198,8 @@ pub struct RingReader<'a> {
     ring: RingBuffer<'a>,
     epoll: Epoll,
     wake: &'a Wake,
+    /// Records that were read around a sleep.
+    unreported: usize,
 }
 
 impl<'a> RingReader<'a> {
@@ -204,15 +215,29 @@ impl<'a> RingReader<'a> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll instance")?;
         // Edge-triggered: the ring is readable whenever it holds anything, but only a wake-up that was asked for ends a sleep.
         epoll.add(events.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).context("watching the ring buffer")?;
-        Ok(Self { ring, epoll, wake })
+        Ok(Self { ring, epoll, wake, unreported: 0 })
     }
 
-    pub(super) fn consume(&self) -> Result<usize> {
-        let count = self.ring.consume_raw_n(ROUND);
+    pub(super) fn consume(&mut self) -> Result<Round> {
+        let before_ns = now_ns();
+        let records = self.read()?;
+        let until_ns = (records < ROUND_MAX).then_some(before_ns);
+        Ok(Round { records: records + std::mem::take(&mut self.unreported), until_ns })
+    }
+
+    fn read(&self) -> Result<usize> {
+        let count = self.ring.consume_raw_n(ROUND_MAX);
         usize::try_from(count).map_err(|_| anyhow::anyhow!("reading the ring buffer: {}", std::io::Error::from_raw_os_error(-count)))
     }
 
-    pub(super) fn sleep(&self, sleep: Sleep) -> Result<()> {
+    /// Whether there was anything to read.
+    fn read_at_once(&mut self) -> Result<bool> {
+        let records = self.read()?;
+        self.unreported += records;
+        Ok(records > 0)
+    }
+
+    pub(super) fn sleep(&mut self, sleep: Sleep) -> Result<()> {
         let timeout = match sleep {
             Sleep::Moment(time) => {
                 self.wake.on_bytes();
@@ -221,7 +246,7 @@ impl<'a> RingReader<'a> {
             Sleep::UntilEvent(time) => {
                 self.wake.on_first();
                 // The kernel looks at the request first and writes its record then: what came in between does not wake us.
-                if self.consume()? > 0 || wait(&self.epoll, SETTLING.min(time))? || self.consume()? > 0 {
+                if self.read_at_once()? || wait(&self.epoll, SETTLING.min(time))? || self.read_at_once()? {
                     self.wake.never();
                     return Ok(());
                 }

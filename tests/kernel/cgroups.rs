@@ -59,7 +59,7 @@ fn load(family: HookFamily, cgroups: CgroupHierarchy, filter_cgroups: bool) -> (
 fn records(ring: &mut Events) -> Vec<Vec<u8>> {
     let records = RefCell::new(Vec::new());
     let mut reader = Reader::new(ring, |record| records.borrow_mut().push(record.to_vec())).expect("a reader");
-    while reader.rest().expect("read the ring") > 0 {}
+    while reader.rest().expect("read the ring").records > 0 {}
     drop(reader);
     records.into_inner()
 }
