@@ -71,7 +71,7 @@ pub fn run(mut live: Live, router: Router) -> Result<()> {
                 }
             }
             if now >= next_tick || is_last {
-                next_tick = now + live.tick.as_nanos() as u64;
+                next_tick = after(now, live.tick);
                 router.borrow_mut().event(&plain(now, Body::Tick));
             }
             router.borrow_mut().flush();
@@ -147,6 +147,11 @@ fn seed(listeners: &Listeners, router: &mut Router) {
     }
 }
 
+/// A time that is set to any length may be beyond the end of the clock.
+pub(super) fn after(now_ns: u64, time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).map_or(u64::MAX, |time_ns| now_ns.saturating_add(time_ns))
+}
+
 /// An event of no connection.
 pub(super) fn plain(time_ns: u64, body: Body<'_>) -> Event<'_> {
     Event { header: Header { time_ns, connection: ConnectionId(0), pid: 0, tid: 0 }, body }
@@ -198,5 +203,13 @@ mod tests {
         let failing = |failed: &[usize]| (1..=13).map(|look| !failed.contains(&look)).collect::<Vec<_>>();
         assert_eq!(looks(&failing(&[6, 7])), (vec![6, 7, 8], vec![(8, 0)]));
         assert_eq!(looks(&failing(&[3])), (vec![7, 13], vec![(7, 0), (13, 7)]));
+    }
+
+    #[test]
+    fn a_tick_can_be_as_far_away_as_the_settings_allow() {
+        assert_eq!(after(7, Duration::from_millis(1)), 1_000_007);
+        for milliseconds in [u64::MAX / 1_000_000, u64::MAX] {
+            assert_eq!(after(1_000_000, Duration::from_millis(milliseconds)), u64::MAX);
+        }
     }
 }

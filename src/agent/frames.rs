@@ -16,7 +16,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    drain::{COUNTERS_NS, GATHER, IDLE, IDLE_ROUNDS, NAME_ALL, plain},
+    drain::{COUNTERS_NS, GATHER, IDLE, IDLE_ROUNDS, NAME_ALL, after, plain},
     losses::{Losses, Reason},
     router::Router,
 };
@@ -87,7 +87,7 @@ pub fn run(mut live: Frames, router: Router, losses: &Losses) -> Result<()> {
                 intake.counters(now);
             }
             if now >= next_tick || is_last {
-                next_tick = now + live.tick.as_nanos() as u64;
+                next_tick = after(now, live.tick);
                 live.connections.store(intake.reassembler.connections() as u64, Ordering::Relaxed);
                 losses.add(Reason::Undecodable, std::mem::take(&mut intake.undecodable));
                 let lost = intake.lost();
