@@ -56,12 +56,12 @@ static __always_inline struct scratch *find_scratch(void)
 	return bpf_map_lookup_elem(&scratches, &cpu);
 }
 
-/* The scratch with a call to be filled in. */
+/* The scratch with a call to be filled in; NULL while programs are being attached. */
 static __always_inline struct scratch *begin_call(__u64 sk, __u32 size, bool sent)
 {
 	struct scratch *scratch = find_scratch();
 
-	if (!scratch)
+	if (!scratch || !attached)
 		return NULL;
 	scratch->call = (struct call){ .sk = sk, .size = size, .sent = sent };
 	return scratch;

@@ -12,8 +12,8 @@ static __always_inline void on_connect(struct sock *sk)
 	struct conn *known = bpf_map_lookup_elem(&conns, &key);
 	struct conn conn = {};
 
-	if (known && !known->id)
-		return; /* on_set_state was not missed */
+	if (!attached || (known && !known->id))
+		return; /* too early; or on_set_state was not missed */
 	conn.role = ROLE_CLIENT;
 	conn.start_ns = bpf_ktime_get_ns();
 	read_process(&conn);
@@ -58,6 +58,8 @@ static __always_inline void on_accepted(struct sock *sk)
 	struct conn *known = bpf_map_lookup_elem(&conns, &key);
 	struct conn conn = {};
 
+	if (!attached)
+		return;
 	read_tuple(&conn.tuple, sk);
 	/* on_set_state was not missed; else it is a socket whose end was */
 	if (known && same_tuple(&known->tuple, &conn.tuple))

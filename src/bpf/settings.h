@@ -100,4 +100,11 @@ const volatile struct settings settings __weak SEC(".rodata.settings") = {
 	.wake_bytes = 1 << 20,
 };
 
+/*
+ * Set once, when all programs are attached. Until then none begins with
+ * anything: of two programs that were attached one after the other the first
+ * would meet a connection of which the second misses what comes next.
+ */
+volatile __u32 attached __weak SEC(".data.attached");
+
 #endif /* REMORA_SETTINGS_H */

@@ -180,7 +180,10 @@ impl Probes {
             }
             self.health.push((name.to_owned(), health));
         }
-        Ok(())
+        // Linking leaves a word for each source; the programs look at one of them.
+        let begin = find(&self.object, ".data.attached")?;
+        let words = 1_u32.to_ne_bytes().repeat(begin.value_size() as usize / size_of::<u32>());
+        begin.update(&0_u32.to_ne_bytes(), &words, MapFlags::ANY).context("telling the programs to begin")
     }
 
     /// Detaches all programs; maps stay readable.
