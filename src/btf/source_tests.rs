@@ -89,9 +89,9 @@ fn what_would_make_a_reader_wait_is_refused_at_once() {
     let socket = folder.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     // In a thread of its own: a reader that waits would wait for ever.
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = crossbeam_channel::bounded(1);
     let at = folder.path().to_owned();
-    let reader = std::thread::spawn(move || {
+    let read = move || {
         let source = Source::open(&at).unwrap();
         let mut said = Vec::new();
         for (number, path) in (2..).zip(&fifos) {
@@ -106,7 +106,8 @@ fn what_would_make_a_reader_wait_is_refused_at_once() {
         assert!(source.find(&kernel("debian/11/x86_64/1")).unwrap().is_some());
         assert_eq!(source.find(&kernel("debian/11/x86_64/9")).unwrap(), None);
         sender.send(said).unwrap();
-    });
+    };
+    let reader = std::thread::Builder::new().spawn(read).unwrap();
     let said = receiver.recv_timeout(std::time::Duration::from_secs(10)).expect("nothing waits");
     reader.join().unwrap();
     assert_eq!(said.len(), 6);

@@ -81,8 +81,8 @@ fn chosen_mode(text: &str) -> Option<String> {
 
 /// `preempt=` of the command line; the last one counts.
 fn asked_mode(line: &str) -> Option<String> {
-    let asked = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("preempt="));
-    asked.last().map(str::to_owned)
+    let mut asked = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("preempt="));
+    asked.next_back().map(str::to_owned)
 }
 
 /// Of a kernel's configuration.

@@ -31,7 +31,7 @@ choose_clock() {
 	boot_options=()
 	unit=nanoseconds
 	case $1 in
-	5.* | 6.1*) ;;
+	5.* | 6.1 | 6.1-*) ;;
 	*)
 		[[ $accelerator == tcg ]] || return 0
 		# shellcheck disable=SC2034
