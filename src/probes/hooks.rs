@@ -95,7 +95,7 @@ pub fn missing(features: &Features, family: HookFamily, transport: config::Trans
             missing.push(what.to_owned());
         }
     };
-    let is_perf = transport == config::Transport::Perf || (transport == config::Transport::Auto && features.ring_buffer == Some(false));
+    let is_perf = !Transport::is_by_ring(transport, features.ring_buffer != Some(false));
     need(transport != config::Transport::Ring || features.ring_buffer != Some(false), "the BPF ring buffer (Linux 5.8)");
     if is_perf || family == HookFamily::Kprobe {
         // libbpf attaches kprobes by perf, whether the kernel has perf's own kind of them or makes them in tracefs.

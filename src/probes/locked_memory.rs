@@ -64,7 +64,7 @@ pub fn limits_bpf(features: &Features) -> bool {
 pub fn shortage_of_maps(features: &Features, transport: Transport, ring_bytes: u32, max_connections: Option<u32>) -> Option<Shortage> {
     /// 240 on Linux 6.18.
     const CONNECTION_BYTES: u64 = 256;
-    /// Of the rest with all that is optional, programs included: UDP sockets 1.8 MiB, calls under way of the hooks `kprobe` as much.
+    /// Of the rest with all that is optional, programs included: UDP sockets 1.8 MiB, last calls of the hooks `kprobe` 3 MiB.
     const OTHER_BYTES: u64 = 6 << 20;
     const PACKET_BYTES: u64 = 1 << 20;
     let limit_bytes = features.locked_memory.limit_bytes(features).filter(|_| features.locked_memory.maps_count)?;

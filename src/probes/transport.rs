@@ -38,16 +38,18 @@ impl Transport {
             Transport::Perf { .. } => "perf",
         }
     }
-}
 
-impl Transport {
+    /// Whether the ring is taken, where the kernel has one.
+    pub fn is_by_ring(wanted: config::Transport, has_ring: bool) -> bool {
+        wanted == config::Transport::Ring || (wanted == config::Transport::Auto && has_ring)
+    }
+
     /// `ring_bytes`: of the ring, or of all perf buffers together.
     pub fn choose(wanted: config::Transport, has_ring: bool, ring_bytes: u32) -> Self {
-        match wanted {
-            config::Transport::Ring => Transport::Ring,
-            config::Transport::Auto if has_ring => Transport::Ring,
-            _ => Transport::Perf { buffer_bytes: buffer_bytes(ring_bytes, libbpf_rs::num_possible_cpus().unwrap_or(1)) },
+        if Self::is_by_ring(wanted, has_ring) {
+            return Transport::Ring;
         }
+        Transport::Perf { buffer_bytes: buffer_bytes(ring_bytes, libbpf_rs::num_possible_cpus().unwrap_or(1)) }
     }
 
     /// Opens the reading end of perf buffers: from here on records find room. `settling` as in [`Events::Perf`].
